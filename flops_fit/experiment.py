@@ -1,0 +1,141 @@
+"""What planning hands to training: experiments, and the plan that holds them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from flops_fit.errors import PlanError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FlopsRule = Literal["6nd", "counted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One planned training run.
+
+    Attributes:
+        experiment_id: Unique in the sweep; also its directory name.
+        compute_budget: The budget it belongs to [FLOPs].
+        size_param_value: What the size parameter is set to.
+        num_params: What the model's own ``num_params()`` says [parameters].
+        num_tokens: Training data, summed over ranks [tokens or samples]; whole batches where the batch is known.
+        flops_per_token: Training cost of one token or sample, forward and backward [FLOPs].
+        seed: Seed of initial weights and data order.
+        steps: Optimiser steps, or None where the batch is not known.
+        num_params_matmul: Parameters that take part in a matrix product (None if not counted).
+        num_params_total: All parameters.
+        num_params_non_embedding: All but those of embedding look-ups and of the output head.
+    """
+
+    experiment_id: str
+    compute_budget: float
+    size_param_value: int
+    num_params: int
+    num_tokens: int
+    flops_per_token: float
+    seed: int = 0
+    steps: int | None = None
+    num_params_matmul: int | None = None
+    num_params_total: int | None = None
+    num_params_non_embedding: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_params <= 0 or self.num_tokens <= 0 or not self.flops_per_token > 0:
+            raise PlanError(
+                f"{self.experiment_id}: num_params={self.num_params}, num_tokens={self.num_tokens} and"
+                f" flops_per_token={self.flops_per_token} must be positive",
+                hint=f"{self.compute_budget:.1e} FLOPs is too little for this size; raise the budget or drop the size",
+            )
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D / N."""
+        return self.num_tokens / self.num_params
+
+    @property
+    def flops(self) -> float:
+        """Training compute of exactly these tokens [FLOPs]; differs from the budget by less than half a batch."""
+        return self.flops_per_token * self.num_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, derived values included."""
+        return asdict(self) | {"tokens_per_param": self.tokens_per_param, "flops": self.flops}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``."""
+        return cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedCell:
+    """A size, or one size at one budget, that will not be trained.
+
+    Attributes:
+        size: Value of the size parameter.
+        reason: Why, in words.
+        compute_budget: The budget [FLOPs], or None where the size is dropped everywhere.
+        num_params: Size of the model, where it could be built.
+    """
+
+    size: int
+    reason: str
+    compute_budget: float | None = None
+    num_params: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """Every run of a sweep, and every cell that was dropped with the reason.
+
+    Attributes:
+        experiments: The runs, by budget, size and seed.
+        size_param: Name of the model's size parameter.
+        model_cls_name: Name of the model class or factory.
+        model_kwargs: Its fixed arguments.
+        compute_budgets: As asked, ascending [FLOPs].
+        dropped: Cells left out.
+        warnings: What the reader should know before paying.
+        unit: What is counted in ``num_tokens``: tokens or samples.
+        flops_rule: "6nd" for C = 6ND, "counted" for FLOPs counted on the model.
+        batch_size: Global batch [samples], or None if not known.
+        tokens_per_sample: Tokens in one sample; 1 where the unit is samples.
+    """
+
+    experiments: list[Experiment]
+    size_param: str
+    model_cls_name: str
+    model_kwargs: dict[str, Any]
+    compute_budgets: list[float]
+    dropped: list[DroppedCell] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    unit: Literal["tokens", "samples"] = "tokens"
+    flops_rule: FlopsRule = "6nd"
+    batch_size: int | None = None
+    tokens_per_sample: int = 1
+
+    @property
+    def num_experiments(self) -> int:
+        """How many runs."""
+        return len(self.experiments)
+
+    @property
+    def total_flops(self) -> float:
+        """Training compute of all runs [FLOPs]."""
+        return math.fsum(e.flops for e in self.experiments)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per experiment."""
+        import pandas as pd
+
+        return pd.DataFrame([e.to_dict() for e in self.experiments])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as ``plan.json`` holds them."""
+        values = asdict(self) | {"experiments": [e.to_dict() for e in self.experiments]}
+        return values | {"num_experiments": self.num_experiments, "total_flops": self.total_flops}

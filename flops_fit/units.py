@@ -1,0 +1,103 @@
+"""Amounts as people write them: "3e18", "10 PF-days", "85M", "20B", "45min"."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+
+_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS |= {"sec": 1.0, "second": 1.0, "m": 60.0, "minute": 60.0, "hr": 3600.0, "hour": 3600.0, "day": 86400.0}
+
+# One PF-day is 1e15 FLOP/s held for a day (Kaplan et al. 2020, arXiv:2001.08361, section 1.3).
+_FLOPS = {f"{p}{w}": s for p, s in _SCALES.items() if p not in ("k", "b") for w in ("flop", "flops")}
+_FLOPS |= {"": 1.0, "gf-day": 86400e9, "tf-day": 86400e12, "pf-day": 86400e15, "ef-day": 86400e18}
+_COUNTS = {p: s for p, s in _SCALES.items() if p in ("", "k", "m", "b", "g", "t")}
+
+_AMOUNT = re.compile(r"\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z -]*)?\s*", re.IGNORECASE)
+
+
+def _parse(text: str | float, units: dict[str, float], what: str, example: str) -> float:
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ValueError(f"{text!r} is not {what}; write for example {example}")
+    if isinstance(text, (int, float)):
+        return float(text)
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {what}; write for example {example}")
+    unit = (match[2] or "").strip().lower()
+    for spelling in (unit, unit.replace(" ", "-"), unit.removesuffix("s")):
+        if spelling in units:
+            return float(match[1].replace("_", "").replace(",", "")) * units[spelling]
+    close = difflib.get_close_matches(unit, [u for u in units if u], n=1)
+    advice = f"did you mean {close[0]!r}?" if close else f"write for example {example}"
+    raise ValueError(f"{text!r} is not {what}: unknown unit {unit!r}; {advice}")
+
+
+def parse_flops(text: str | float) -> float:
+    """Read an amount of compute: "3e18", "10 PF-days", "2 EFLOP" [FLOPs].
+
+    Raises:
+        ValueError: The text is no amount, or its unit is unknown.
+    """
+    return _parse(text, _FLOPS, "an amount of compute", "1e18 or '10 PF-days'")
+
+
+def parse_count(text: str | float) -> float:
+    """Read a number of parameters, tokens or samples: "85M", "1.3B", "20B tokens".
+
+    Raises:
+        ValueError: The text is no number, or its unit is unknown.
+    """
+    if isinstance(text, str):
+        text = re.sub(r"\s*(tokens?|params?|parameters?|samples?|images?)\s*$", "", text, flags=re.IGNORECASE)
+    return _parse(text, _COUNTS, "a count", "85M or 1.3e9")
+
+
+def parse_duration(text: str | float) -> float:
+    """Read a time: "45min", "2h", 90 [seconds].
+
+    Raises:
+        ValueError: The text is no time, or its unit is unknown.
+    """
+    return _parse(text, _SECONDS | {"": 1.0}, "a time", "45min or 2h")
+
+
+def format_count(value: float, digits: int = 3) -> str:
+    """Write a number of parameters or tokens briefly: 85M, 1.32B, 9.1k."""
+    if not math.isfinite(value):
+        return str(value)
+    scale, suffix = 1.0, ""
+    for suffix_, scale_ in (("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)):
+        # A value that rounds up to 1000 of one unit is written as 1 of the next.
+        if abs(value) >= scale_ * (1 - 0.5 * 10.0**-digits):
+            scale, suffix = scale_, suffix_
+    scaled = value / scale
+    if abs(scaled) >= 1e4:
+        return f"{scaled:.{digits - 1}e}{suffix}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled)))) if scaled else 0
+    text = f"{scaled:.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + suffix
+
+
+def format_flops(value: float, digits: int = 3) -> str:
+    """Write an amount of compute as the field does: 2e+10, 3.16e+18."""
+    return f"{value:.{digits}g}" if value == 0 else _trim(f"{value:.{digits - 1}e}")
+
+
+def _trim(text: str) -> str:
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{exponent}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a time briefly: 45 s, 2 min 05 s, 3 h 20 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
