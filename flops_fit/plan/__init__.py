@@ -1,0 +1,1 @@
+"""Planning: which sizes at which budgets, and what they cost."""
