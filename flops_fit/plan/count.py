@@ -20,7 +20,7 @@ Build = Callable[[int], nn.Module]
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
-class CannotBuild(PlanError):
+class BuildError(PlanError):
     """This size cannot be constructed; another may."""
 
 
@@ -110,22 +110,22 @@ class SizeCounter:
 
     def __init__(self, build: Build, example_batch: Any = None, loss: Loss | None = None) -> None:
         self._build, self._batch, self._loss = build, example_batch, loss
-        self._known: dict[int, SizeCount | CannotBuild] = {}
+        self._known: dict[int, SizeCount | BuildError] = {}
 
     def __call__(self, size: int) -> SizeCount:
         """Count one size.
 
         Raises:
-            CannotBuild: The constructor refused this size.
+            BuildError: The constructor refused this size.
             PlanError: The model breaks the contract of ``num_params()``.
         """
         if size not in self._known:
             try:
                 self._known[size] = self._count(size)
-            except CannotBuild as error:
+            except BuildError as error:
                 self._known[size] = error
         known = self._known[size]
-        if isinstance(known, CannotBuild):
+        if isinstance(known, BuildError):
             raise known
         return known
 
@@ -163,7 +163,7 @@ class SizeCounter:
         try:
             model = self._build(size)
         except Exception as error:
-            raise CannotBuild(f"size {size} cannot be built: {type(error).__name__}: {error}") from error
+            raise BuildError(f"size {size} cannot be built: {type(error).__name__}: {error}") from error
         finally:
             torch.random.set_rng_state(generator)  # counting must not change what a later run draws
         if not isinstance(model, nn.Module):

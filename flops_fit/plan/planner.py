@@ -12,7 +12,7 @@ from torch import nn
 from flops_fit.batch import Unit, batch_samples, batch_tokens, batch_unit
 from flops_fit.errors import PlanError
 from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SweepPlan
-from flops_fit.plan.count import Build, CannotBuild, Loss, SizeCount, SizeCounter, constructor
+from flops_fit.plan.count import Build, BuildError, Loss, SizeCount, SizeCounter, constructor
 from flops_fit.plan.grid import (
     COMFORTABLE_STEPS,
     EXPECTED_TOKENS_PER_PARAM,
@@ -86,7 +86,7 @@ class Planner:
         """The size, counted; None, with the reason noted, where it cannot be built."""
         try:
             return self.counter(size)
-        except CannotBuild as error:
+        except BuildError as error:
             if not any(d.size == size and d.compute_budget is None for d in self.dropped):
                 self.dropped.append(DroppedCell(size=size, reason=error.problem))
             return None
