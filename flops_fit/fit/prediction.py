@@ -1,0 +1,92 @@
+"""What one asks a fitted sweep: a budget in, the best model and data for it out, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flops_fit.units import format_count, format_flops
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_:  # noqa: N801
+    """Something the reader must know before trusting a number.
+
+    Attributes:
+        code: Stable name, for programs.
+        message: What, where, and what to do about it.
+    """
+
+    code: str
+    message: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain types."""
+        return {"code": self.code, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The compute-optimal model for one budget.
+
+    Attributes:
+        compute_budget: Training compute [FLOPs].
+        num_params: Best size [parameters]; None where it is withheld.
+        num_tokens: Data for it [tokens or samples]; None where it is withheld.
+        loss: Loss it will reach [nats/token]; None where it is withheld or no method can tell.
+        ci: Interval per answer, by name; None in its place where there is none.
+        level: Coverage of the intervals.
+        extrapolation: Budget over the largest budget that was trained; below 1 inside the data.
+        methods: Which method gave each answer.
+        warnings: What to know before using it.
+        unit: What num_tokens counts.
+    """
+
+    compute_budget: float
+    num_params: float | None
+    num_tokens: float | None
+    loss: float | None
+    ci: dict[str, tuple[float, float]] = field(default_factory=dict)
+    level: float = 0.95
+    extrapolation: float = 1.0
+    methods: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[Warning_, ...] = ()
+    unit: str = "tokens"
+
+    @property
+    def tokens_per_param(self) -> float | None:
+        """D / N."""
+        if self.num_params is None or self.num_tokens is None:
+            return None
+        return self.num_tokens / self.num_params
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as ``predict --json`` prints them."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "compute_budget": self.compute_budget,
+            "num_params": self.num_params,
+            "num_tokens": self.num_tokens,
+            "loss": self.loss,
+            "tokens_per_param": self.tokens_per_param,
+            "ci": {name: list(interval) for name, interval in self.ci.items()},
+            "level": self.level,
+            "extrapolation": self.extrapolation,
+            "methods": dict(self.methods),
+            "unit": self.unit,
+            "warnings": [w.to_dict() for w in self.warnings],
+        }
+
+    def __str__(self) -> str:
+        def said(name: str, value: float | None, form: Any) -> str:
+            if value is None:
+                return f"{name} withheld"
+            low, high = self.ci.get(name, (value, value))
+            interval = f" ({form(low)} to {form(high)})" if name in self.ci else ""
+            return f"{name} {form(value)}{interval}"
+
+        parts = [said("num_params", self.num_params, format_count), said("num_tokens", self.num_tokens, format_count)]
+        parts.append(said("loss", self.loss, lambda v: f"{v:.4g}"))
+        return f"C = {format_flops(self.compute_budget)} FLOPs: " + ", ".join(parts)

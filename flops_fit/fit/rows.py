@@ -1,0 +1,129 @@
+"""Which rows of a runs table are fitted, and why the others are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flops_fit.errors import DataError, FitError
+from flops_fit.laws import SIX_ND, FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONVENTIONS = ("num_params", "num_params_matmul", "num_params_total", "num_params_non_embedding")
+_FINISHED = frozenset({"completed", "finished", "done", "simulated", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A run that is not fitted.
+
+    Attributes:
+        run_id: Its name.
+        reason: Why, in words.
+    """
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """The runs that are fitted, one array per column.
+
+    Attributes:
+        run_id: Names, shape (runs,).
+        N: Parameters under the convention asked for.
+        D: Tokens or samples.
+        L: Loss [nats/token].
+        C: Training compute [FLOPs].
+        budget: Label of the budget each run belongs to [FLOPs]; NaN where it belongs to none.
+        unique: Distinct tokens of the data set, or NaN where unknown.
+    """
+
+    run_id: Any
+    N: FloatArray
+    D: FloatArray
+    L: FloatArray
+    C: FloatArray
+    budget: FloatArray
+    unique: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.L)
+
+    def take(self, which: Any) -> Rows:
+        """Some of the rows."""
+        return Rows(**{name: getattr(self, name)[which] for name in self.__slots__})
+
+
+def select_rows(runs: pd.DataFrame, *, n_convention: str = "num_params") -> tuple[Rows, list[Excluded]]:
+    """Split a runs table into rows that can be fitted and rows that cannot.
+
+    Args:
+        runs: Columns num_params (or the convention's own), num_tokens, loss; optional run_id, flops, compute_budget,
+            state, seed, unique_tokens.
+        n_convention: The column that counts parameters.
+
+    Raises:
+        DataError: A column is missing, or holds what is no number.
+        FitError: No row is left.
+    """
+    import pandas as pd
+
+    if n_convention not in CONVENTIONS:
+        raise DataError(f"n_convention={n_convention!r} is none of {', '.join(CONVENTIONS)}")
+    missing = [name for name in (n_convention, "num_tokens", "loss") if name not in runs.columns]
+    if missing:
+        raise DataError(
+            f"the runs table has no column {' or '.join(missing)}; it has {', '.join(map(str, runs.columns))}",
+            hint="one row per run: num_params, num_tokens, loss; rename your columns to these",
+        )
+
+    def column(name: str) -> FloatArray:
+        if name not in runs.columns:
+            return np.full(len(runs), np.nan)
+        try:
+            return np.asarray(pd.to_numeric(runs[name]), float)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"column {name} of the runs table is not numeric: {error}") from error
+
+    N, D, L, C = column(n_convention), column("num_tokens"), column("loss"), column("flops")
+    named = "run_id" in runs.columns
+    run_id = np.asarray(runs["run_id"].astype(str) if named else [f"row {i + 1}" for i in range(len(runs))], object)
+    C = np.where(np.isfinite(C) & (C > 0), C, SIX_ND.flops(N, D))
+    budget, unique = column("compute_budget"), column("unique_tokens")
+    rows = Rows(run_id=run_id, N=N, D=D, L=L, C=C, budget=budget, unique=unique)
+
+    reasons = np.full(len(runs), "", dtype=object)
+
+    def mark(which: Any, reason: Any) -> None:
+        free = np.asarray(which) & (reasons == "")
+        reasons[free] = reason if isinstance(reason, str) else reason[free]
+
+    if "state" in runs:
+        state = runs["state"].fillna("").astype(str).str.strip().str.lower()
+        mark(state == "diverged", "diverged")
+        words = np.array([f"not final: its state is {s!r}" for s in state], dtype=object)
+        mark(~state.isin(_FINISHED).to_numpy(), words)
+    for name, values in ((n_convention, N), ("num_tokens", D), ("loss", L)):
+        mark(np.isnan(values), f"{name} is missing")
+        mark(~np.isfinite(values) | (values <= 0), f"{name} is not a positive finite number")
+    mark(runs.duplicated().to_numpy(), "duplicate: the same row appears before")
+    if named:
+        # Several rows of one run are its training curve; only its end was trained with the whole schedule.
+        order = np.lexsort((np.arange(len(runs)), -np.where(np.isfinite(D), D, -np.inf), reasons != ""))
+        repeats = pd.Series(run_id[order]).duplicated().to_numpy()
+        later = np.zeros(len(runs), bool)
+        later[order] = repeats
+        mark(later, "not final: a row of the same run has as many tokens or more")
+
+    keep = reasons == ""
+    excluded = [Excluded(r, reason) for r, reason in zip(run_id[~keep], reasons[~keep], strict=True)]
+    if not keep.any():
+        said = "; ".join(sorted({e.reason for e in excluded})) or "the table is empty"
+        raise FitError(f"none of the {len(runs)} rows can be fitted: {said}")
+    return rows.take(keep), excluded
