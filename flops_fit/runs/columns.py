@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -162,10 +163,8 @@ def _described(ours: str, theirs: str, rivals: tuple[str, ...] = ()) -> Column:
         if ours in COMPUTE and "gflop" in squeeze(bare):
             scale = 1e9
         short = _WORDS.get(unit.lower().rstrip("s"), unit)
-        try:
+        with contextlib.suppress(ValueError):  # "(total)" is a remark, not a unit
             scale *= (parse_count if ours in COUNTS else parse_flops)(f"1 {short}" if short[:1].isalpha() else short)
-        except ValueError:  # A remark, such as "(total)", not a unit.
-            pass
     return Column(name=theirs, scale=scale, rivals=rivals)
 
 

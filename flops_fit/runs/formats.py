@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -37,7 +37,7 @@ class Cells:
         separator: What was between the cells of a delimited file.
     """
 
-    columns: dict[str, Sequence[Any] | pd.Series]
+    columns: Mapping[str, Sequence[Any] | pd.Series]
     places: Sequence[Any]
     place: str
     name: str
@@ -163,7 +163,8 @@ def _from_delimited(text: str, name: str) -> Cells:
     try:
         separator = max(_SEPARATORS, key=lambda s: len(next(csv.reader([line], delimiter=s), [])))
         reader = csv.reader(_lines(text, name), delimiter=separator, strict=True, skipinitialspace=True)
-        rows, places, header, wrong = [], [], [], []
+        header: list[str] = []
+        rows, places, wrong = [], [], []
         for row in reader:
             if reader.line_num <= remarks or not any(row):
                 continue
