@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -87,12 +87,14 @@ class Column:
         scale: What its numbers are multiplied with: 1e9 for GFLOPs or "tokens (B)".
         loss_unit: The unit its name states, for a loss.
         rivals: Other columns that could have been meant.
+        plus: A column to be added to it.
     """
 
     name: str
     scale: float = 1.0
     loss_unit: str | None = None
     rivals: tuple[str, ...] = ()
+    plus: str | None = None
 
 
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, Column]:
@@ -144,6 +146,10 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, C
             break
     if problems:
         raise DataError("\n".join(problems), hint=f"columns seen: {listed(names)}")
+    heads = [n for n in free if squeeze(n) == "paramslmhead"]
+    if heads and "num_params_matmul" not in found and "num_params_non_embedding" in found:
+        # The output head is a matrix product, the embedding look-up is none.
+        found["num_params_matmul"] = replace(found["num_params_non_embedding"], plus=heads[0])
     return found
 
 
@@ -156,7 +162,7 @@ def _without_unit(name: str) -> tuple[str, str]:
 def _described(ours: str, theirs: str, rivals: tuple[str, ...] = ()) -> Column:
     bare, unit = _without_unit(theirs)
     if ours == "loss":
-        stated = "bpb" if "bpb" in squeeze(theirs) else _LOSS_UNITS.get(squeeze(unit).removesuffix("pertoken"))
+        stated = "bpb" if "bpb" in squeeze(theirs) else loss_unit_of(unit)
         return Column(name=theirs, loss_unit=stated, rivals=rivals)
     scale = 1.0
     if ours in COUNTS or ours in COMPUTE:
@@ -176,7 +182,7 @@ def listed(names: Iterable[object], most: int = 20) -> str:
 
 def loss_unit_of(text: str) -> str | None:
     """nats, bits or bpb, however it is written; None for anything else."""
-    return _LOSS_UNITS.get(squeeze(text).removesuffix("pertoken"))
+    return _LOSS_UNITS.get(re.sub("(per)?(token|sample)$", "", squeeze(text)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,8 @@ def _numbers(
             continue
         with np.errstate(over="ignore"):
             values[ours] = numbers.values * column.scale
+            if column.plus is not None:
+                values[ours] = values[ours] + read_numbers(cells.columns[column.plus], ours).values * column.scale
         if bad:
             problems.append(f"{_titled(ours, column)}: {numbers.bad[bad[0]]} ({cells.where(bad)})")
         if ours == "seed":
@@ -222,7 +224,7 @@ def _numbers(
             f"{cells.name}: " + "\n".join(problems),
             hint="correct or delete these rows; a state column with 'diverged' or 'failed' leaves a run out",
         )
-    _complete(values, compute, finished, cells, notes)
+    _complete(values, finished, cells, notes)
     return values
 
 
@@ -232,12 +234,12 @@ def _titled(ours: str, column: Column) -> str:
 
 def _complete(
     values: dict[str, NDArray[np.float64]],
-    compute: str | None,
     finished: NDArray[np.bool_],
     cells: Cells,
     notes: list[str],
 ) -> None:
     """Give every run N, D and C, by C = 6ND where one is not in the table."""
+    compute = next((c for c in COMPUTE if c in values), None)
     with np.errstate(all="ignore"):
         if "num_tokens" not in values:
             values["num_tokens"] = values[compute or "flops"] / (6 * values["num_params"])
