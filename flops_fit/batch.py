@@ -54,3 +54,10 @@ def batch_tokens(batch: Any, unit: Unit | None = None) -> int:
     if (unit or batch_unit(batch)) == "tokens":
         return int(batch_inputs(batch).numel())
     return batch_samples(batch)
+
+
+def batch_targets(batch: Any) -> Any:
+    """What the loss compares with: ``labels`` or ``targets`` or the last entry of a mapping, the second of a pair."""
+    if isinstance(batch, Mapping):
+        return next((batch[k] for k in ("labels", "targets", "target") if k in batch), list(batch.values())[-1])
+    return batch[1]

@@ -1,0 +1,1 @@
+"""Sweeps: which runs are still to do, and starting them."""

@@ -1,0 +1,147 @@
+"""The LightningModule round a user's network and loss."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics.aggregation import MeanMetric
+
+from flops_fit.batch import Unit, batch_inputs, batch_targets, batch_tokens
+from flops_fit.errors import PlanError
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+def check_loss(loss_fn: Any) -> None:
+    """Refuse what cannot be called as ``loss_fn(outputs, targets)``; what cannot be inspected passes.
+
+    Raises:
+        PlanError: A class instead of an instance, no callable, or the wrong number of arguments.
+    """
+    name = getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__)
+    if isinstance(loss_fn, type):
+        raise PlanError(f"loss_fn is the class {name}, not an instance", hint=f"pass {name}() instead of {name}")
+    if not callable(loss_fn):
+        raise PlanError(f"loss_fn={loss_fn!r} cannot be called", hint="pass a function (outputs, targets) -> loss")
+    try:
+        signature = inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn)
+        signature.bind(None, None)
+    except ValueError:
+        return
+    except TypeError as error:
+        raise PlanError(
+            f"loss_fn {name} cannot be called with (outputs, targets): {error}",
+            hint="a loss takes exactly two arguments, the model's outputs and the targets, and returns a scalar",
+        ) from None
+
+
+class ScalingModule(pl.LightningModule):
+    """One planned run of a user's network: made to be subclassed.
+
+    Each of ``build_network``, ``compute_loss``, ``count_tokens``, ``param_groups``, ``build_optimizer`` and
+    ``lr_factor`` can be overridden alone; ``validation_step`` may log further metrics.
+
+    Args:
+        net: Class or factory function of the network; the size parameter is set for every run.
+        loss_fn: ``(outputs, targets) -> scalar``; None where ``compute_loss`` is overridden.
+        lr: Peak learning rate; handed to the network's ``param_groups(lr)`` where it has that.
+        schedule: Decay after warm-up, over the run's own steps: linear to zero, cosine to a tenth, or none.
+        warmup_fraction: Share of the run's steps with a rising rate.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        unit: "tokens" or "samples"; None for tokens where inputs are integers of rank 2.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., nn.Module],
+        loss_fn: Callable[..., Any] | None = None,
+        lr: float = 1e-3,
+        schedule: Schedule = "linear",
+        warmup_fraction: float = 0.1,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        unit: Unit | None = None,
+    ) -> None:
+        super().__init__()
+        if loss_fn is not None:
+            check_loss(loss_fn)
+        elif type(self).compute_loss is ScalingModule.compute_loss:
+            raise PlanError("no loss_fn was given", hint="pass loss_fn, or override ScalingModule.compute_loss")
+        if not 0 < lr < math.inf or not 0 <= warmup_fraction < 1:
+            raise PlanError(f"lr={lr} must be positive and warmup_fraction={warmup_fraction} in [0, 1)")
+        self.make_net, self.loss_fn = net, loss_fn
+        self.lr, self.schedule, self.warmup_fraction = lr, schedule, warmup_fraction
+        self.weight_decay, self.betas, self.unit = weight_decay, betas, unit
+        self.total_steps = 0
+        self.val_loss = MeanMetric()
+
+    def begin(self, size: dict[str, int], total_steps: int) -> None:
+        """Build the network for one run and fix the schedule's horizon; called once, before training.
+
+        Args:
+            size: The size parameter and its value.
+            total_steps: Optimiser steps of the run.
+        """
+        self.net = self.build_network(**size)
+        self.total_steps = total_steps
+
+    def build_network(self, **size: int) -> nn.Module:
+        """The network of one size."""
+        return self.make_net(**size)
+
+    def compute_loss(self, net: nn.Module, batch: Any) -> Tensor:
+        """Loss of a batch, a scalar [nats per token or sample]."""
+        assert self.loss_fn is not None
+        loss: Tensor = self.loss_fn(net(batch_inputs(batch)), batch_targets(batch))
+        return loss
+
+    def count_tokens(self, batch: Any) -> int:
+        """How much a batch counts for in D [tokens or samples]."""
+        return batch_tokens(batch, self.unit)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups with peak rates: the network's own ``param_groups(lr)``, else one group."""
+        own = getattr(self.net, "param_groups", None)
+        return list(own(self.lr)) if callable(own) else [{"params": list(self.net.parameters()), "lr": self.lr}]
+
+    def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW; fused, except where a gradient scaler rules that out."""
+        fused = self._trainer is None or str(self.trainer.precision) != "16-mixed"
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused)
+
+    def lr_factor(self, step: int) -> float:
+        """Share of the peak rate at a step; the horizon is this run's own, never another's."""
+        warmup = max(1, round(self.warmup_fraction * self.total_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, self.total_steps - warmup))
+        return 1 - done if self.schedule == "linear" else 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def forward(self, inputs: Any) -> Any:
+        """The network's outputs."""
+        return self.net(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Loss of a batch."""
+        return self.compute_loss(self.net, batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Adds to the mean loss per token of the held-out set."""
+        self.val_loss.update(self.compute_loss(self.net, batch), self.count_tokens(batch))
+        self.log("val_loss", self.val_loss)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and a schedule that multiplies every group's own rate."""
+        optimizer = self.build_optimizer(self.param_groups())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
