@@ -95,7 +95,7 @@ OPTIONS = [
 
 def seeds(folder: Path) -> list[bytes]:
     """Small real tables in every format."""
-    tables = [pd.read_csv(path).head(40) for path in sorted(folder.glob("*.csv"))]
+    tables = [pd.read_csv(path).sample(40, random_state=0) for path in sorted(folder.glob("*.csv"))]
     tables += [t.assign(state="finished", seed=0, loss_unit="nats") for t in tables[:2]]
     tables += [t.assign(num_params=[f"{n / 1e6:.3f}M" for n in t["num_params"]]) for t in tables[:2]]
     contents = []
@@ -185,7 +185,7 @@ def main() -> int:
     warnings.simplefilter("error")
     rng = random.Random(asked.seed)
     contents = seeds(asked.folder)
-    frames = [pd.read_csv(path).head(40) for path in sorted(asked.folder.glob("*.csv"))]
+    frames = [pd.read_csv(path).sample(40, random_state=0) for path in sorted(asked.folder.glob("*.csv"))]
     ends: Counter[str] = Counter()
     slowest, failures, start = 0.0, 0, time.monotonic()
     while time.monotonic() - start < asked.seconds:

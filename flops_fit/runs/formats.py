@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -119,7 +120,8 @@ def _decode(data: bytes, name: str) -> str:
 
 def _from_frame(frame: pd.DataFrame, name: str) -> Cells:
     if any(label is not None for label in frame.index.names):
-        frame = frame.reset_index()
+        with contextlib.suppress(ValueError):  # the frame has such a column already
+            frame = frame.reset_index()
     names = [str(c) for c in frame.columns]
     _refuse_repeated(names, name)
     return Cells(
@@ -160,9 +162,16 @@ def _from_delimited(text: str, name: str) -> Cells:
         remarks += 1
     else:
         raise DataError(f"{name} holds remarks only")
+
+    def width(separator: str) -> int:
+        try:
+            return len(next(csv.reader([line], delimiter=separator)))
+        except csv.Error:
+            return 0
+
+    separator = max(_SEPARATORS, key=width)
+    reader = csv.reader(_lines(text, name), delimiter=separator, strict=True, skipinitialspace=True)
     try:
-        separator = max(_SEPARATORS, key=lambda s: len(next(csv.reader([line], delimiter=s), [])))
-        reader = csv.reader(_lines(text, name), delimiter=separator, strict=True, skipinitialspace=True)
         header: list[str] = []
         rows, places, wrong = [], [], []
         for row in reader:
@@ -194,7 +203,6 @@ def _check_header(header: Sequence[str], name: str, separator: str) -> None:
             f"{name} has one column only, {header[0][:60]!r}" if header else f"{name} has no header",
             hint="separate the cells with " + ", ".join(_SEPARATORS.values()),
         )
-    _refuse_repeated(named, name)
 
     def is_number(cell: str) -> bool:
         try:
@@ -208,6 +216,7 @@ def _check_header(header: Sequence[str], name: str, separator: str) -> None:
             f"{name} starts with numbers, not with column names: {separator.join(header)[:80]!r}",
             hint="add a first line such as num_params,num_tokens,loss",
         )
+    _refuse_repeated(named, name)
 
 
 def _from_json(text: str, name: str) -> Cells:

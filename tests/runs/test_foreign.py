@@ -348,6 +348,16 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         read_table("a\0b")
 
 
+def test_a_named_index_that_is_a_column_too_is_no_obstacle() -> None:
+    frame = runs()
+    assert len(read_table(frame.set_index(frame["loss"])).frame) == 12
+
+
+def test_a_header_of_one_huge_word_is_told() -> None:
+    with pytest.raises(DataError, match="one column only|field larger"):
+        read_table(io.StringIO("x" * 200_000 + ",a\n1,2\n"))
+
+
 def test_line_numbers_are_those_of_an_editor() -> None:
     text = "# made by hand\n\n" + runs().assign(note='two\n"lines"').to_csv(index=False)
     lines = text.rstrip("\n").split("\n")
