@@ -34,25 +34,6 @@ Convention = Literal["total", "matmul", "non_embedding"]
 
 # What a spreadsheet would run when it opens a table of ours that carries the cell on.
 _FORMULA = re.compile(r"\s*(=|[+\-@][^\s\d.][^|!(]*[|!(])")
-# What C / 6ND is when somebody counted otherwise.
-_FACTORS = {
-    3.0: "three times 6ND",
-    1 / 3: "2ND: the forward pass alone",
-    2 / 3: "4ND: the backward pass alone",
-    4 / 3: "8ND: the forward pass recomputed in the backward pass",
-    1 / 6: "ND, without the factor 6",
-    1e-9: "GFLOPs read as FLOPs",
-    1e-12: "TFLOPs read as FLOPs",
-    1e-15: "PFLOPs read as FLOPs",
-    1e-18: "EFLOPs read as FLOPs",
-    1 / 86400e15: "PF-days read as FLOPs",
-    1e9: "N or D in billions, or FLOPs read as GFLOPs",
-    1e6: "N or D in millions",
-    1e15: "N in millions and D in billions",
-    1e18: "N and D in billions",
-    float(np.log(2)): "ln 2",
-    1 / float(np.log(2)): "1 / ln 2",
-}
 
 
 def read_table(
@@ -247,8 +228,6 @@ def _complete(
         elif "num_params" not in values:
             values["num_params"] = values[compute or "flops"] / (6 * values["num_tokens"])
             notes.append(f"num_params = {compute} / (6 num_tokens); the table has no parameters")
-        elif compute is not None:
-            _compare_with_6nd(values, compute, finished, notes)
         by_rule = 6 * values["num_params"] * values["num_tokens"]
         if "flops" not in values:
             values["flops"] = by_rule
@@ -260,29 +239,20 @@ def _complete(
         sound = np.isfinite(values[ours]) & (values[ours] > 0)
         if (where := ~sound & finished).any():
             raise DataError(f"{cells.name}: {ours} is beyond all numbers in {cells.where(list(np.flatnonzero(where)))}")
+    if "compute_budget" in values:
+        _compare_budgets(values, finished, notes)
     for ours in ("num_params", "num_tokens"):
         largest = values[ours][finished].max(initial=0)
         if 0 < largest < 1000:
             notes.append(f"{ours} is at most {format_count(largest)}: is the column in millions or billions?")
 
 
-def _compare_with_6nd(
-    values: dict[str, NDArray[np.float64]], compute: str, finished: NDArray[np.bool_], notes: list[str]
-) -> None:
-    """Name a constant factor between the stated compute and 6ND: a convention or a slip, it shifts every answer."""
-    ratio = values[compute] / (6 * values["num_params"] * values["num_tokens"])
-    ratio = ratio[finished & np.isfinite(ratio) & (ratio > 0)]
-    if not len(ratio):
-        return
-    middle, spread = float(np.median(ratio)), float(np.ptp(np.quantile(np.log(ratio), [0.05, 0.95])))
-    if abs(np.log(middle)) < 0.02:
-        return
-    if spread < 0.05:
-        name = next((f" ({what})" for f, what in _FACTORS.items() if abs(np.log(middle / f)) < 0.02), "")
-        notes.append(f"{compute} is {middle:.4g} times 6ND in every run{name}")
-    elif spread > 0:
-        low, high = np.exp(np.quantile(np.log(ratio), [0.05, 0.95]))
-        notes.append(f"{compute} is {low:.3g} to {high:.3g} times 6ND: it was counted otherwise than by 6ND")
+def _compare_budgets(values: dict[str, NDArray[np.float64]], finished: NDArray[np.bool_], notes: list[str]) -> None:
+    """Say where budgets are not the compute of their runs: then they are labels, counted otherwise."""
+    ratio = (values["compute_budget"] / values["flops"])[finished]
+    ratio = ratio[np.isfinite(ratio)]
+    if len(ratio) and abs(np.log(np.median(ratio))) > 0.1:
+        notes.append(f"compute_budget is about {np.median(ratio):.2g} times the flops of its runs: counted otherwise?")
 
 
 def _convert_loss(

@@ -14,7 +14,7 @@ from flops_fit.runs.columns import listed, nearest, squeeze
 from flops_fit.units import format_count
 
 MIN_RUNS = 5
-_FINISHED = {"completed", "complete", "finished", "done", "success", "succeeded", "ok"}
+_FINISHED = {"completed", "complete", "finished", "done", "success", "succeeded", "ok", "simulated"}
 _REPEATED = "the same run as another row"
 
 
@@ -23,8 +23,8 @@ class Table:
     """Finished runs under canonical names.
 
     Attributes:
-        frame: One row per run: run_id, num_params, num_tokens, flops, loss, loss_unit, whichever of the other canonical
-            columns the source had, then the source's other columns unchanged.
+        frame: One row per run: run_id (all different), num_params, num_tokens, flops, loss, loss_unit, whichever of the
+            other canonical columns the source had, then the source's other columns unchanged.
         mapping: Canonical name to the source's, for every column that was taken.
         notes: What was assumed or noticed, one sentence each.
         left_out: Rows that are not runs of their own: the columns of ``frame``, ``place`` in the source, ``reason``.
@@ -105,10 +105,16 @@ def table_of_runs(
         early = runs[before_the_end(runs)]
         reason[early.index] = [f"a checkpoint at {format_count(t)} tokens, before the end" for t in early["num_tokens"]]
     kept = reason.isna()
-    left_out = frame[~kept].assign(place=np.asarray(places, dtype=object)[~kept], reason=reason[~kept])
-    return Table(
-        frame=frame[kept].reset_index(drop=True), mapping=mapping, notes=notes, left_out=left_out.reset_index(drop=True)
-    )
+    place = pd.Series(list(places), index=frame.index, dtype=object)
+    left_out = frame[~kept].assign(place=place[~kept], reason=reason[~kept])
+    runs = frame[kept].reset_index(drop=True)
+    if "state" in runs:
+        # One word for done, whatever theirs was; that a run was simulated stays visible.
+        runs["state"] = ["simulated" if squeeze(str(s)) == "simulated" else "completed" for s in runs["state"]]
+    if (shared := runs["run_id"].duplicated(keep=False)).any():
+        notes = [*notes, f"{shared.sum()} runs share their names; their place in the table tells them apart"]
+        runs["run_id"] = runs["run_id"].where(~shared, runs["run_id"] + " (" + place[kept].reset_index(drop=True) + ")")
+    return Table(frame=runs, mapping=mapping, notes=notes, left_out=left_out.reset_index(drop=True))
 
 
 def unfinished(states: Sequence[Any] | pd.Series) -> list[str | None]:
