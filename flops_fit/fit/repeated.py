@@ -6,6 +6,7 @@ parameters beyond those that U unique tokens call for lose their worth the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -24,6 +25,7 @@ PUBLISHED_R_D, PUBLISHED_R_N = 15.387756, 5.309743
 # Below this range a repetition is worth nothing; above it, as much as fresh data in any run ever made.
 _LOW, _HIGH = 0.1, 1000.0
 _GRID = np.geomspace(_LOW, _HIGH, 49)
+_MAX_RUNS = 2000
 
 
 class RepetitionStatus(StrEnum):
@@ -94,7 +96,8 @@ def fit_repetition(
 ) -> RepetitionFit:
     """Fit R_D* and R_N* to runs that repeat data, the base law held fixed.
 
-    Every pair of a grid is tried and the best places polished: the objective has several local minima.
+    Every pair of a grid is tried and the best places polished: the objective has several local minima. Above 2,000
+    runs an even choice of them is fitted.
 
     Args:
         N: Parameters of each run, shape (runs,).
@@ -111,10 +114,16 @@ def fit_repetition(
     unique: FloatArray = np.minimum(np.asarray(U, float), D)
     if not all(np.all(np.isfinite(v) & (v > 0)) for v in (N, D, unique, L)):
         raise FitError("repeated data: parameters, tokens, unique tokens and loss must be positive and finite")
+    if len(L) > _MAX_RUNS:
+        order = np.lexsort((L, N, D, unique))[:: -(-len(L) // _MAX_RUNS)]
+        N, D, unique, L = N[order], D[order], unique[order], L[order]
     published = RepeatedDataLaw(base=base)
 
     def objective(law: RepeatedDataLaw) -> float:
         return float(huber(huber_delta, np.log(law.loss(N, D, unique)) - np.log(L)).sum())
+
+    def grid(R_D: FloatArray, R_N: FloatArray) -> FloatArray:
+        return _objective_grid(base, (N, D, unique, np.log(L)), R_D, R_N, huber_delta)
 
     n_repeated = int((D > unique * (1 + 1e-6)).sum())
     if n_repeated == 0:
@@ -128,7 +137,7 @@ def fit_repetition(
             R_D_range=None,
             R_N_range=None,
         )
-    surface = _objective_grid(base, N, D, unique, np.log(L), huber_delta)
+    surface = grid(_GRID, _GRID)
     best = published
     for i, j in _local_minima(surface):
         found = minimize(
@@ -142,11 +151,11 @@ def fit_repetition(
         law = RepeatedDataLaw(base=base, R_D=R_D, R_N=R_N, borrowed=False)
         if best is published or objective(law) < objective(best):
             best = law
-    lowest = min(objective(best), surface.min())
-    # Inside its quadratic part negligible, the Huber loss is that of Laplace noise: minus twice the log likelihood is
-    # 2 n log(objective), and 3.84 of it is the 95 % point of chi-square on one degree of freedom.
-    limit = lowest * np.exp(3.84 / 2 / len(L))
-    ranges = [_range(surface.min(axis=axis) <= limit, value) for axis, value in ((1, best.R_D), (0, best.R_N))]
+    # With its quadratic part negligible, the Huber loss is that of Laplace noise: minus twice the log likelihood is
+    # 2 n log(objective), and 3.84 the 95 % point of chi-square on one degree of freedom. Under Gaussian noise the
+    # ratio is chi-square times pi / 2, which is wide for heavier tails and so right or wide for both.
+    limit = objective(best) * np.exp(3.84 / 2 * np.pi / 2 / len(L))
+    ranges = _accepted(grid, limit, best)
     inside = all(_LOW < low and high < _HIGH for low, high in ranges)
     return RepetitionFit(
         law=best,
@@ -171,12 +180,13 @@ def _params_for(law: ParametricLaw, U: FloatArray) -> FloatArray:
 
 
 def _objective_grid(
-    base: ParametricLaw, N: FloatArray, D: FloatArray, U: FloatArray, log_L: FloatArray, delta: float
+    base: ParametricLaw, runs: tuple[FloatArray, ...], R_D: FloatArray, R_N: FloatArray, delta: float
 ) -> FloatArray:
-    """The objective at every (R_D, R_N) of the grid; both terms of the loss are shared along a line of it."""
+    """The objective at every pair, shape (R_D, R_N); both terms of the loss are shared along a line of the grid."""
+    N, D, U, log_L = runs
     fresh_N = np.minimum(N, _params_for(base, U))
-    size = base.A * _worth(N, fresh_N, _GRID[:, None]) ** -base.alpha
-    rows = [base.E + base.B * _worth(D, U, R_D) ** -base.beta + size for R_D in _GRID]
+    size = base.A * _worth(N, fresh_N, R_N[:, None]) ** -base.alpha
+    rows = (base.E + base.B * _worth(D, U, R) ** -base.beta + size for R in R_D)
     return np.array([huber(delta, np.log(row) - log_L).sum(axis=1) for row in rows])
 
 
@@ -195,7 +205,20 @@ def _simplex(start: FloatArray) -> FloatArray:
     return np.stack([start, start + step * [1, 0], start + step * [0, 1]])
 
 
-def _range(accepted: FloatArray, best: float) -> tuple[float, float]:
-    """Ends of what is accepted, the best value included, in steps of the grid."""
-    values = _GRID[np.flatnonzero(accepted)]
-    return float(np.min(values, initial=best)), float(np.max(values, initial=best))
+def _accepted(
+    grid: Callable[[FloatArray, FloatArray], FloatArray], limit: float, best: RepeatedDataLaw
+) -> list[tuple[float, float]]:
+    """Ranges of R_D and R_N over the pairs whose objective is within the limit, by looking ever closer at them."""
+    axes = [_GRID, _GRID]
+    ranges: list[tuple[float, float]] = []
+    for _ in range(6):
+        accepted = grid(*axes) <= limit
+        ranges, closer = [], []
+        for axis, values, found in ((1, axes[0], best.R_D), (0, axes[1], best.R_N)):
+            inside = np.append(values[accepted.any(axis=axis)], found)
+            low, high = float(inside.min()), float(inside.max())
+            ranges.append((low, high))
+            step = np.exp(np.diff(np.log(values)).max())
+            closer.append(np.geomspace(max(low / step, _LOW), min(high * step, _HIGH), len(_GRID)))
+        axes = closer
+    return ranges
