@@ -1,1 +1,63 @@
 """flops-fit: given this much compute, how big should the model be, on how much data, and how sure are we?"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flops_fit.api import analyze as analyze
+    from flops_fit.api import find_optimal as find_optimal
+    from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
+    from flops_fit.experiment import Experiment, SweepPlan
+    from flops_fit.fit import Prediction, ScalingAnalysis
+    from flops_fit.plan.planner import plan_sweep as plan_sweep
+    from flops_fit.result import Result
+    from flops_fit.train.module import ScalingModule
+
+__version__ = "0.1.0"
+
+# Each name is imported when it is first used: torch, pandas and matplotlib cost seconds that an answer does not need.
+_HOMES = {
+    "DataError": "flops_fit.errors",
+    "Experiment": "flops_fit.experiment",
+    "FitError": "flops_fit.errors",
+    "FlopsFitError": "flops_fit.errors",
+    "PlanError": "flops_fit.errors",
+    "Prediction": "flops_fit.fit",
+    "Result": "flops_fit.result",
+    "RunError": "flops_fit.errors",
+    "ScalingAnalysis": "flops_fit.fit",
+    "ScalingModule": "flops_fit.train.module",
+    "SweepPlan": "flops_fit.experiment",
+    "analyze": "flops_fit.api",
+    "find_optimal": "flops_fit.api",
+    "plan_sweep": "flops_fit.plan.planner",
+}
+
+__all__ = [
+    "DataError",
+    "Experiment",
+    "FitError",
+    "FlopsFitError",
+    "PlanError",
+    "Prediction",
+    "Result",
+    "RunError",
+    "ScalingAnalysis",
+    "ScalingModule",
+    "SweepPlan",
+    "analyze",
+    "find_optimal",
+    "plan_sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

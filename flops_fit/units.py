@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from typing import Self
 
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -101,3 +102,17 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Flops(float):
+    """An amount of compute [FLOPs]; made from a number or from text such as "10 PF-days"."""
+
+    def __new__(cls, value: str | float) -> Self:
+        return super().__new__(cls, parse_flops(value))
+
+
+class Seconds(float):
+    """A time [seconds]; made from a number or from text such as "45min"."""
+
+    def __new__(cls, value: str | float) -> Self:
+        return super().__new__(cls, parse_duration(value))

@@ -62,6 +62,7 @@ class InlineLauncher:
 
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         for job in jobs:
+            poll()
             self._train(job.run)
             if job.run.state() is RunState.INTERRUPTED:
                 raise KeyboardInterrupt

@@ -196,11 +196,11 @@ def recipe_from(config: dict[str, Any]) -> Recipe:
 
 
 def write_run_config(
-    run: RunDirectory, experiment: Experiment, recipe: dict[str, Any], run_facts: dict[str, Any]
+    run: RunDirectory, experiment: Experiment, recipe: dict[str, Any] | None, facts: dict[str, Any]
 ) -> None:
     """Write ``config.yaml``: all that ``flops-fit run RUN_DIR`` needs."""
     run.create()
-    config = {"schema_version": SCHEMA_VERSION, "experiment": experiment.to_dict(), "run": run_facts}
+    config = {"schema_version": SCHEMA_VERSION, "experiment": experiment.to_dict(), "run": facts}
     config |= {"recipe": recipe, "import_path": _own_import_path()}
     # JSON is YAML, and keeps every float as it is.
     write_atomic(run.config, json.dumps(config, indent=1) + "\n")

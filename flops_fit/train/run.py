@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -32,14 +33,18 @@ OWNED = (
     "max_steps max_epochs max_time min_steps min_epochs logger enable_checkpointing default_root_dir"
     " use_distributed_sampler fast_dev_run overfit_batches limit_train_batches"
 ).split()
-_QUIET: dict[str, Any] = {
+_OURS: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
     "use_distributed_sampler": False,
     "num_sanity_val_steps": 0,
     "max_epochs": -1,
+}
+_DEFAULTS: dict[str, Any] = {
+    "devices": 1,
+    "gradient_clip_val": 1.0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
 }
 
 
@@ -72,7 +77,8 @@ def check_trainer(arguments: dict[str, Any]) -> None:
     Raises:
         PlanError: One of them is there.
     """
-    owned = [k for k in OWNED if arguments.get(k) is not None]
+    defaults = inspect.signature(pl.Trainer).parameters
+    owned = [k for k in OWNED if arguments.get(k) is not None and arguments[k] != defaults[k].default]
     if owned:
         raise PlanError(
             f"trainer: {', '.join(owned)} cannot be set: the plan decides how long a run is and where it writes",
@@ -143,8 +149,8 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
         "callbacks": [*(parts.trainer.get("callbacks") or ()), budget, log, checkpointer],
         "plugins": [*(parts.trainer.get("plugins") or ()), AtomicCheckpointIO()],
     }
-    arguments = {"gradient_clip_val": 1.0} | {k: v for k, v in arguments.items() if v is not None}
-    trainer = pl.Trainer(**_QUIET | arguments, max_steps=experiment.steps, default_root_dir=run.path)
+    arguments = _DEFAULTS | {k: v for k, v in arguments.items() if v is not None and k not in OWNED} | _OURS
+    trainer = pl.Trainer(**arguments, max_steps=experiment.steps, default_root_dir=run.path)
     done = load_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.exists() else 0
     if trainer.is_global_zero:
         log.rewind(done)
