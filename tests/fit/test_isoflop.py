@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flops_fit.fit.budgets import group_budgets
-from flops_fit.fit.isoflop import BudgetStatus, bootstrap_isoflop, fit_isoflop, parabola_bias
+from flops_fit.fit.isoflop import BudgetStatus, align_to_budgets, bootstrap_isoflop, fit_isoflop, parabola_bias
 from flops_fit.laws import ComputeRule, ParametricLaw
 
 SYMMETRIC = ParametricLaw(E=1.69, A=400.0, B=400.0, alpha=0.31, beta=0.31)
@@ -170,6 +170,43 @@ def test_log_loss_moves_a_narrow_optimum_little():
     for a, b in zip(plain.budgets, logs.budgets, strict=True):
         assert b.num_params == pytest.approx(a.num_params, rel=0.02)
         assert b.loss == pytest.approx(a.loss, rel=1e-4)
+
+
+def off_budget(law, budgets, *, rule=None, jitter=0.08):
+    rule = rule or ComputeRule()
+    N, D, _, C = sweep(law, width=3, rule=rule)
+    D = D * np.random.default_rng(0).uniform(1 - jitter, 1 + jitter, len(N))
+    return N, D, law.loss(N, D), rule.flops(N, D), C * budgets
+
+
+@pytest.mark.parametrize("nominal", [1.0, 1.05])
+@pytest.mark.parametrize("rule", [ComputeRule(), ComputeRule(k=60, q=0.9)])
+def test_runs_off_their_budget_are_moved_to_it_along_their_ratio(nominal, rule):
+    N, D, L, C, budget = off_budget(EPOCH, nominal, rule=rule)
+    moved_N, moved_D, moved_L = align_to_budgets(N, D, L, C, budget)
+    np.testing.assert_allclose(rule.flops(moved_N, moved_D), budget, rtol=1e-3)
+    np.testing.assert_allclose(moved_D / moved_N, D / N)
+    # What is left of the error is the slope's change away from the optimum.
+    before, after = L - EPOCH.loss(moved_N, moved_D), moved_L - EPOCH.loss(moved_N, moved_D)
+    assert np.sqrt(np.mean(after**2)) < 0.12 * np.sqrt(np.mean(before**2))
+    raw, moved = fit_isoflop(N, D, L, budget), fit_isoflop(moved_N, moved_D, moved_L, budget)
+    for a, b in zip(raw.budgets, moved.budgets, strict=True):
+        assert b.residual_rms < 0.4 * a.residual_rms
+        assert b.loss == pytest.approx(EPOCH.optimal_loss(b.compute_budget, rule), rel=1e-3)
+
+
+def test_runs_on_their_budget_stay_where_they_are():
+    N, D, L, C = sweep(EPOCH, width=4, noise=0.003)
+    for moved, original in zip(align_to_budgets(N, D, L, C, C), (N, D, L), strict=True):
+        np.testing.assert_allclose(moved, original, rtol=1e-12)
+
+
+def test_runs_are_not_moved_to_budgets_of_another_unit_nor_where_loss_rises():
+    N, D, L, C, budget = off_budget(EPOCH, 1.0)
+    rising = L + 10 * (np.log(budget) - np.log(budget[0]))
+    for attempt in ((N, D, L, C, budget / 3), (N, D, rising, C, budget), (N, D, L, C, np.full(len(N), np.nan))):
+        for moved, original in zip(align_to_budgets(*attempt), attempt, strict=False):
+            np.testing.assert_array_equal(moved, original)
 
 
 def test_replicates_are_refits_under_their_weights():
