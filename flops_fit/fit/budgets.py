@@ -15,6 +15,7 @@ _HALF_WIDTH = 0.1
 _BANDWIDTH = 0.05
 _STEP = 0.005
 _VALLEY = 1 / 3
+_REACH = 0.4
 _MIN_RUNS = 3
 
 # Two costs closer than this are the same for us [relative].
@@ -26,7 +27,8 @@ def group_budgets(C: ArrayLike) -> FloatArray:
 
     Runs are split wherever neighbours in log C are more than 10 % apart. A piece no wider than 20 % is one budget. A
     wider piece is a sweep mixed with other experiments, where no gap is left: there the budgets are the peaks of the
-    density of log C that stand at least three times above the valleys around them, and their runs those within 10 %.
+    density of log C that stand at least three times above a valley within a factor 1.5 on either side, and their runs
+    those within 10 % of the peak.
 
     Args:
         C: Compute of each run, shape (runs,) [FLOPs].
@@ -54,7 +56,7 @@ def _dense_places(x: FloatArray) -> list[FloatArray]:
     """Masks of the runs near each peak of the density of ascending x."""
     from scipy.ndimage import gaussian_filter1d
 
-    margin = round(4 * _BANDWIDTH / _STEP)
+    margin, reach = round(4 * _BANDWIDTH / _STEP), round(_REACH / _STEP)
     bins = margin + np.round((x - x[0]) / _STEP).astype(int)
     density = gaussian_filter1d(
         np.bincount(bins, minlength=bins[-1] + margin + 1).astype(float), _BANDWIDTH / _STEP, mode="constant"
@@ -63,9 +65,9 @@ def _dense_places(x: FloatArray) -> list[FloatArray]:
     places = []
     for peak in peaks:
         higher = np.flatnonzero(density > density[peak])
-        left, right = higher[higher < peak], higher[higher > peak]
-        left_valley = density[(left[-1] if len(left) else 0) : peak].min()
-        right_valley = density[peak : (right[0] if len(right) else len(density))].min()
+        left = max(higher[higher < peak].max(initial=0), peak - reach)
+        right = min(higher[higher > peak].min(initial=len(density)), peak + reach)
+        left_valley, right_valley = density[left:peak].min(), density[peak:right].min()
         near = np.abs(bins - peak) * _STEP <= _HALF_WIDTH
         if max(left_valley, right_valley) <= _VALLEY * density[peak] and near.sum() >= _MIN_RUNS:
             places.append(near)

@@ -36,6 +36,12 @@ def test_runs_of_other_experiments_are_in_no_group():
     assert np.isnan(labels[30:]).sum() >= 15
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_of_any_compute_have_no_budgets(seed):
+    C = 10 ** np.random.default_rng(seed).uniform(18, 20, 5000)
+    assert np.isnan(group_budgets(C)).all()
+
+
 def test_a_budget_of_two_runs_and_a_run_without_compute_are_in_no_group():
     labels = group_budgets([1e18, 1e18, 1e18, 5e18, 5e18, np.nan, np.inf, 0.0])
     np.testing.assert_array_equal(labels, [1e18] * 3 + [np.nan] * 5)
