@@ -71,7 +71,7 @@ class CsvLog:
         """Add one row; missing values stay empty."""
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if is_new:
                 writer.writeheader()
             writer.writerow(row | {"schema_version": SCHEMA_VERSION})

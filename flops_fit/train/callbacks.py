@@ -106,6 +106,7 @@ class RunLog(pl.Callback):
         self.every = max(1, self.steps // _ROWS_PER_RUN)
         self.metrics, self.timing = CsvLog(run.metrics, METRICS), CsvLog(run.timing, TIMING)
         self._started, self._beat, self._last_step = time.monotonic(), -math.inf, -1
+        self._rate: float | None = None
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after a checkpoint's step."""
@@ -115,6 +116,15 @@ class RunLog(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """A resumed run has done steps already; they are not logged again."""
         self._last_step = trainer.global_step
+
+    def on_before_optimizer_step(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Note the first group's rate before the scheduler moves on."""
+        self._rate = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -145,9 +155,7 @@ class RunLog(pl.Callback):
 
     def _write(self, trainer: pl.Trainer, step: int, loss: float) -> None:
         if trainer.is_global_zero:
-            # The scheduler has moved on already; what this step used is what the first group was given before.
-            rate = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0] if trainer.lr_scheduler_configs else None
-            row = {"step": step, "num_tokens": self.budget.num_tokens, "lr": rate, "train_loss": loss}
+            row = {"step": step, "num_tokens": self.budget.num_tokens, "lr": self._rate, "train_loss": loss}
             self.metrics.append(row)
             now = time.monotonic() - self._started
             self.timing.append({"step": step, "unix_time": round(time.time(), 3), "seconds": round(now, 3)})
