@@ -1,23 +1,28 @@
-"""A runs table in, a ScalingAnalysis out: every method that the runs can carry, and what to believe."""
+"""What a sweep says about compute-optimal training: the ScalingAnalysis, and how it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flops_fit.errors import FitError
-from flops_fit.fit.candidates import Form, OptimaForm, SurfaceForm
-from flops_fit.fit.prediction import SCHEMA_VERSION, Prediction, Warning_
-from flops_fit.fit.rows import Excluded, Rows, select_rows
+from flops_fit.fit.prediction import Prediction, Warning_
+from flops_fit.fit.rows import Excluded, Rows
 from flops_fit.laws import ComputeRule, FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.combine import Combination
+    from flops_fit.fit.envelope import EnvelopeFit
+    from flops_fit.fit.frontier import FrontierFit
+    from flops_fit.fit.holdout import HoldOut
     from flops_fit.fit.isoflop import IsoflopFit
+    from flops_fit.fit.misfit import Misfit
     from flops_fit.fit.parametric import ParametricFit
 
 
@@ -26,7 +31,7 @@ class Headline:
     """Which method answers.
 
     Attributes:
-        method: Name of a candidate.
+        method: "surface", or "combination" of all candidates.
         why: One sentence.
     """
 
@@ -45,16 +50,17 @@ class ScalingAnalysis:
         parametric: The fitted surface, or None.
         isoflop: The parabolas and their power laws, or None.
         frontier: L_opt(C) = l_inf + k C**-gamma through the budgets' optima, or None.
-        envelope: Lower envelope of training curves, or None where there are none.
-        holdout: How well the largest budgets are predicted by the rest, or None.
+        envelope: Lower envelope of training curves, or None where none were given.
+        misfit: What the surface leaves unexplained, or None.
+        holdout: How well hidden budgets are foretold by the smaller ones, or None.
         headline: Which method answers, and why.
-        forms: Every candidate.
-        ci: 95 % intervals of the surface's parameters and exponents, by name.
+        combination: Every candidate with what speaks for it; gives the answers.
+        ci: 95 % intervals, by group ("parametric", "N_opt", "D_opt", "L_opt") and name.
         missing: Why a method that is None is None, by method.
         warnings: What the reader must know.
         n_convention: The column that counts parameters.
         unit: What num_tokens counts.
-        seed: Of the draws.
+        priors: The named priors that were used, or empty.
     """
 
     rows: Rows
@@ -62,17 +68,18 @@ class ScalingAnalysis:
     rule: ComputeRule
     parametric: ParametricFit | None
     isoflop: IsoflopFit | None
-    frontier: Any
-    envelope: Any
-    holdout: Any
+    frontier: FrontierFit | None
+    envelope: EnvelopeFit | None
+    misfit: Misfit | None
+    holdout: HoldOut | None
     headline: Headline
-    forms: Mapping[str, Form]
-    ci: Mapping[str, tuple[float, float]]
+    combination: Combination
+    ci: Mapping[str, Mapping[str, tuple[float, float]]]
     missing: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Warning_, ...] = ()
     n_convention: str = "num_params"
     unit: str = "tokens"
-    seed: int = 0
+    priors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -91,8 +98,13 @@ class ScalingAnalysis:
     @property
     def largest_budget(self) -> float:
         """Compute of the largest budget, or run, that was trained [FLOPs]."""
-        budgets = self.rows.budget[np.isfinite(self.rows.budget)]
-        return float(budgets.max() if budgets.size else self.rows.C.max())
+        return self.combination.largest_budget
+
+    @property
+    def draws(self) -> FloatArray | None:
+        """Draws of the surface's (log A, alpha, log B, beta, log E), shape (draws, 5); None without a surface."""
+        form = self.combination.forms.get("surface")
+        return None if form is None else form.theta[1:, :5]  # type: ignore[union-attr]
 
     def predict(self, compute_budget: float, *, level: float = 0.95) -> Prediction:
         """The best model for a budget, and the loss it will reach.
@@ -100,21 +112,34 @@ class ScalingAnalysis:
         Args:
             compute_budget: Training compute [FLOPs].
             level: Coverage of the intervals.
+
+        Raises:
+            FitError: The budget is no positive number, or the level none between 0 and 1.
         """
         C = float(compute_budget)
         if not (np.isfinite(C) and C > 0):
             raise FitError(f"compute_budget={compute_budget!r} must be a positive finite number of FLOPs")
-        log_N, log_L = self.forms[self.headline.method].log_optimum(C, self.rule)
-        log_D = np.log(C / self.rule.k) - self.rule.q * log_N
-        answers = {"num_params": log_N, "num_tokens": log_D, "tokens_per_param": log_D - log_N}
-        if log_L is not None:
-            answers["loss"] = log_L
-        ci = {name: interval(values[1:], level) for name, values in answers.items() if len(values) > 1}
+        if not 0 < level < 1:
+            raise FitError(f"level={level!r} must lie between 0 and 1")
+        tails = (0.5 - level / 2, 0.5 + level / 2)
+        size = self.combination.forecast("num_params", C, tails)
+        assert size is not None  # every form has a size
+        loss = self.combination.forecast("loss", C, tails)
+        log_rest = np.log(C / self.rule.k)
+        logs = {
+            "num_params": (size.point, size.quantiles),
+            "num_tokens": (log_rest - self.rule.q * size.point, log_rest - self.rule.q * size.quantiles[::-1]),
+        }
+        ratio = log_rest - (1 + self.rule.q) * np.append(size.quantiles[::-1], size.point)
+        logs["tokens_per_param"] = (float(ratio[-1]), ratio[:-1])
+        if loss is not None:
+            logs["loss"] = (loss.point, loss.quantiles)
+        ci = {name: (float(np.exp(q[0])), float(np.exp(q[1]))) for name, (_, q) in logs.items() if q[0] < q[1]}
         return Prediction(
             compute_budget=C,
-            num_params=float(np.exp(log_N[0])),
-            num_tokens=float(np.exp(log_D[0])),
-            loss=None if log_L is None else float(np.exp(log_L[0])),
+            num_params=float(np.exp(size.point)),
+            num_tokens=float(np.exp(logs["num_tokens"][0])),
+            loss=None if loss is None else float(np.exp(loss.point)),
             ci=ci,
             level=level,
             extrapolation=C / self.largest_budget,
@@ -125,135 +150,23 @@ class ScalingAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as ``analyze --json`` prints them."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "n_runs": self.n_runs,
-            "excluded": [{"run": e.run_id, "reason": e.reason} for e in self.excluded],
-            "parametric": self._parametric_dict(),
-            "headline": {"method": self.headline.method, "why": self.headline.why},
-            "n_convention": self.n_convention,
-            "warnings": [w.to_dict() for w in self.warnings],
-        }
+        from flops_fit.fit.summary import summarise
 
-    def _parametric_dict(self) -> dict[str, Any] | None:
-        if self.parametric is None:
-            return None
-        law = self.parametric.law
-        a, b = law.exponents(self.rule)
-        return {
-            "E": law.E,
-            "A": law.A,
-            "B": law.B,
-            "alpha": law.alpha,
-            "beta": law.beta,
-            "a": a,
-            "b": b,
-            "objective": self.parametric.objective,
-            "huber_delta": self.parametric.huber_delta,
-            "status": str(self.parametric.status),
-            "ci": {name: list(values) for name, values in self.ci.items()},
-        }
+        return summarise(self)
 
+    def save(self, folder: str | Path) -> None:
+        """Write ``analysis.json`` and ``draws.npz`` into a folder, each replaced as a whole."""
+        from flops_fit.fit.store import save_analysis
 
-def interval(log_draws: FloatArray, level: float) -> tuple[float, float]:
-    """Central interval of draws given as logs."""
-    tail = 50 * (1 - level)
-    low, high = np.exp(np.nanpercentile(log_draws, [tail, 100 - tail]))
-    return float(low), float(high)
+        save_analysis(self, Path(folder))
 
+    @staticmethod
+    def load(folder: str | Path) -> ScalingAnalysis:
+        """Read what ``save`` wrote: it answers as before, without a refit.
 
-def analyze_runs(
-    runs: pd.DataFrame,
-    *,
-    seed: int = 0,
-    n_bootstrap: int = 1000,
-    huber_delta: float | None = None,
-    n_convention: str = "num_params",
-    unit: str = "tokens",
-) -> ScalingAnalysis:
-    """Fit every law that the runs can carry.
+        Raises:
+            DataError: The files are missing, damaged or of another schema.
+        """
+        from flops_fit.fit.store import load_analysis
 
-    Args:
-        runs: One row per run: num_params, num_tokens, loss; optional run_id, compute_budget, flops, seed, state.
-        seed: Of the resampling; the same seed gives the same draws.
-        n_bootstrap: Resamples of whole runs; 0 gives no intervals.
-        huber_delta: Of the surface; None takes it from the residuals, 1e-3 is the papers'.
-        n_convention: The column that counts parameters.
-        unit: What num_tokens counts, for the reader.
-
-    Raises:
-        DataError: A column is missing or not numeric.
-        FitError: No method can answer from these runs.
-    """
-    from flops_fit.fit.bootstrap import bootstrap_weights, refit_weighted
-    from flops_fit.fit.budgets import fit_compute_rule, group_budgets
-    from flops_fit.fit.isoflop import bootstrap_isoflop, fit_isoflop
-    from flops_fit.fit.parametric import fit_parametric
-
-    rows, excluded = select_rows(runs, n_convention=n_convention)
-    if not np.isfinite(rows.budget).any():
-        rows = replace(rows, budget=group_budgets(rows.C))
-    N, D, L = rows.N, rows.D, rows.L
-    rule = fit_compute_rule(N, D, rows.C)
-    W = bootstrap_weights(len(rows), n_bootstrap, np.random.default_rng(seed))
-    missing: dict[str, str] = {}
-    forms: dict[str, Form] = {}
-    ci: dict[str, tuple[float, float]] = {}
-
-    parametric = None
-    try:
-        parametric = fit_parametric(N, D, L, huber_delta=huber_delta)
-    except FitError as error:
-        missing["parametric"] = str(error)
-    else:
-        draws = refit_weighted(N, D, L, W, start=parametric.theta, huber_delta=parametric.huber_delta)
-        theta = np.vstack([parametric.theta, draws])
-        forms["surface"] = SurfaceForm(name="surface", theta=np.column_stack([theta, np.zeros(len(theta))]))
-        if n_bootstrap:
-            ci = _parameter_intervals(draws, rule)
-
-    isoflop = fit_isoflop(N, D, L, rows.budget)
-    if isoflop.N_opt is None:
-        missing["isoflop"] = "fewer than two budgets have a minimum inside their sizes"
-    else:
-        drawn = bootstrap_isoflop(N, D, L, rows.budget, W)
-        law = isoflop.N_opt.law
-        size = np.vstack([[np.log(law.k), law.exponent], np.column_stack([drawn["N_log_k"], drawn["N_exponent"]])])
-        forms["parabola"] = OptimaForm(name="parabola", size=size[np.isfinite(size).all(1)])
-    if not forms:
-        raise FitError(
-            f"{len(rows)} runs cannot carry any scaling law: " + "; ".join(f"{k}: {v}" for k, v in missing.items()),
-            hint="train at least 7 runs with 3 sizes and 3 token counts, or 2 budgets of 3 sizes",
-        )
-    method = next(iter(forms))
-    return ScalingAnalysis(
-        rows=rows,
-        excluded=tuple(excluded),
-        rule=rule,
-        parametric=parametric,
-        isoflop=isoflop if isoflop.budgets else None,
-        frontier=None,
-        envelope=None,
-        holdout=None,
-        headline=Headline(method=method, why="the surface uses every run" if method == "surface" else "no surface"),
-        forms=forms,
-        ci=ci,
-        missing=missing,
-        n_convention=n_convention,
-        unit=unit,
-        seed=seed,
-    )
-
-
-def _parameter_intervals(theta: FloatArray, rule: ComputeRule) -> dict[str, tuple[float, float]]:
-    from flops_fit.laws import ParametricLaw
-
-    laws = ParametricLaw.from_logs(theta)
-    a, b = laws.exponents(rule)
-    values = {"E": laws.E, "A": laws.A, "B": laws.B, "alpha": laws.alpha, "beta": laws.beta, "a": a, "b": b}
-    return {name: (float(low), float(high)) for name, (low, high) in _percentiles(values, 0.95).items()}
-
-
-def _percentiles(values: dict[str, FloatArray], level: float) -> dict[str, FloatArray]:
-    tail = 50 * (1 - level)
-    return {name: np.percentile(v, [tail, 100 - tail]) for name, v in values.items()}
+        return load_analysis(Path(folder))

@@ -1,13 +1,38 @@
-"""The forms that a scaling law may take beyond its data, all speaking one language: best N and loss at C FLOPs."""
+"""The forms that a scaling law may take beyond its data, all answering one question: best N and loss at C FLOPs.
+
+No form is right for both answers on real sweeps, so all are fitted, and how well each foretold the budgets that were
+hidden from it (``holdout``) says how much it is believed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from flops_fit.errors import FitError
+from flops_fit.fit.bootstrap import bootstrap_weights
+from flops_fit.fit.frontier import fit_frontier, fit_frontier_draws
+from flops_fit.fit.generalised import fit_generalised
+from flops_fit.fit.isoflop import IsoflopFit, bootstrap_isoflop
+from flops_fit.fit.local import LocalLaw, fit_local_loss, fit_local_size
+from flops_fit.fit.parametric import ParametricFit, fit_parametric
+from flops_fit.fit.rows import Rows
+from flops_fit.fit.uncertainty import normal_draws, sandwich_covariance
 from flops_fit.laws import ComputeRule, FloatArray
+
+Answer = Literal["num_params", "loss"]
+ANSWERS: Final[tuple[Answer, ...]] = ("num_params", "loss")
+
+SURFACE: Final = "surface"
+
+# Runs count by how near they are to their budget's optimum, with this standard deviation in log N.
+_NEAR: Final = 0.7
+_FEWEST_NEAR: Final = 12
+
+# An optimum with a larger standard error of log N says nothing.
+_VAGUE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,22 +40,21 @@ class SurfaceForm:
     """L(N, D) = E + ((A / N**alpha)**(1/g) + (B / D**beta)**(1/g))**g; g = 1 is the additive surface.
 
     Attributes:
-        name: Its name among the candidates.
         theta: (log A, alpha, log B, beta, log E, log g): the fit in row 0, draws below it; shape (1 + draws, 6).
     """
 
-    name: str
     theta: FloatArray
 
-    def log_optimum(self, C: float, rule: ComputeRule) -> tuple[FloatArray, FloatArray]:
-        """log N_opt and log loss at C FLOPs, each of shape (1 + draws,)."""
+    def log_answer(self, answer: Answer, C: float, rule: ComputeRule) -> FloatArray:
+        """Log of the best size, or of its loss, at C FLOPs; shape (1 + draws,)."""
         a, alpha, b, beta, _, log_g = self.theta.T
-        # The generalised mean is monotone in the sum of its two terms, so the optimum is that of an additive law whose
-        # terms are both raised to 1/g.
-        slope = alpha + rule.q * beta
+        # The mean is monotone in the sum of its two terms, so the optimum is that of an additive law whose terms are
+        # both raised to 1/g.
         ratio = np.exp(log_g) * np.log(alpha / (rule.q * beta)) + a - b
-        log_N = (ratio + beta * np.log(C / rule.k)) / slope
-        return log_N, self.log_loss(log_N, np.log(C / rule.k) - rule.q * log_N)
+        log_N = (ratio + beta * np.log(C / rule.k)) / (alpha + rule.q * beta)
+        if answer == "num_params":
+            return np.asarray(log_N)
+        return self.log_loss(log_N, np.log(C / rule.k) - rule.q * log_N)
 
     def log_loss(self, log_N: Any, log_D: Any) -> FloatArray:
         """Log loss of a size on data; arguments broadcast against (1 + draws,)."""
@@ -41,26 +65,168 @@ class SurfaceForm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimaForm:
-    """Power laws through the optima of the budgets: N_opt = k C**a, L_opt = l_inf + k C**-gamma.
+class ParabolaForm:
+    """Power laws through the budgets' optima: N_opt = k C**a, L_opt = l_inf + k C**-gamma.
 
     Attributes:
-        name: Its name among the candidates.
         size: (log k, a), shape (1 + draws, 2); the fit in row 0.
         frontier: (l_inf, log k, gamma), shape (1 + draws, 3); None where the budgets cannot tell.
     """
 
-    name: str
     size: FloatArray
     frontier: FloatArray | None = None
 
-    def log_optimum(self, C: float, rule: ComputeRule) -> tuple[FloatArray, FloatArray | None]:  # noqa: ARG002
-        """log N_opt and log loss at C FLOPs, each of shape (1 + draws,)."""
-        log_N = self.size[:, 0] + self.size[:, 1] * np.log(C)
+    def log_answer(self, answer: Answer, C: float, rule: ComputeRule) -> FloatArray | None:  # noqa: ARG002
+        """Log of the best size, or of its loss, at C FLOPs; shape (1 + draws,), None where there is no law."""
+        if answer == "num_params":
+            return np.asarray(self.size[:, 0] + self.size[:, 1] * np.log(C))
         if self.frontier is None:
-            return log_N, None
+            return None
         l_inf, log_k, gamma = self.frontier.T
-        return log_N, np.log(l_inf + np.exp(log_k - gamma * np.log(C)))
+        return np.asarray(np.log(l_inf + np.exp(log_k - gamma * np.log(C))))
 
 
-Form = SurfaceForm | OptimaForm
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalForm:
+    """Laws through the budgets' optima whose exponents may drift, with weak priors (``local``).
+
+    Attributes:
+        size: Of log N_opt.
+        loss: Of L_opt.
+    """
+
+    size: LocalLaw
+    loss: LocalLaw
+
+    def log_answer(self, answer: Answer, C: float, rule: ComputeRule) -> FloatArray:  # noqa: ARG002
+        """Log of the best size, or of its loss, at C FLOPs: the median of the draws, then the draws; (1 + draws,)."""
+        # Far beyond the data a drifting loss may fall to nothing; a hundredth of the usual loss stands for that.
+        floor = 0.01 * self.loss.scale
+        draws = self.size(C) if answer == "num_params" else np.log(np.maximum(self.loss(C), floor))
+        return np.append(np.median(draws), draws)
+
+
+Form = SurfaceForm | ParabolaForm | LocalForm
+
+
+def fit_candidates(
+    rows: Rows,
+    *,
+    parametric: ParametricFit | None,
+    parametric_draws: FloatArray | None,
+    isoflop: IsoflopFit,
+    rule: ComputeRule,
+    priors: bool,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> dict[str, Form]:
+    """Every form that the rows can carry, by name.
+
+    Args:
+        rows: The runs.
+        parametric: Their surface, or None.
+        parametric_draws: Its draws of theta, shape (draws, 5), or None for the fit alone.
+        isoflop: Their parabolas.
+        rule: What training costs.
+        priors: Whether laws with priors are among the candidates.
+        n_draws: Draws of each form; 0 for the fits alone.
+        rng: Source of the draws.
+    """
+    N, D, L = rows.N, rows.D, rows.L
+    forms: dict[str, Form] = {}
+    if parametric is not None:
+        drawn = np.empty((0, 5)) if parametric_draws is None else parametric_draws
+        forms[SURFACE] = _additive(np.vstack([parametric.theta, drawn]))
+    try:
+        tied = fit_parametric(N, D, L, tied=True)
+    except FitError:
+        pass
+    else:
+        drawn = normal_draws(tied.theta, sandwich_covariance(tied, N, D, L), n_draws, rng)
+        forms["tied"] = _additive(np.vstack([tied.theta, drawn]))
+    if parametric is not None:
+        mean = fit_generalised(N, D, L, parametric)
+        forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]))
+        away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
+        near = np.exp(-0.5 * away**2)
+        if near.sum() ** 2 >= _FEWEST_NEAR * (near @ near):
+            local = fit_generalised(N, D, L, parametric, weights=near)
+            forms["near_optimum"] = SurfaceForm(theta=np.vstack([local.theta, local.draws(n_draws, rng)]))
+    parabola = _parabola(rows, isoflop, n_draws, rng)
+    if parabola is not None:
+        forms["parabola"] = parabola
+    best = Optima.of(isoflop)
+    if priors and len(best.C) >= 2:
+        # Without draws the median still needs some.
+        many = n_draws or 400
+        size = fit_local_size(np.log(best.C), best.log_size, best.log_size_se, many, rng)
+        loss = fit_local_loss(np.log(best.C), best.loss, best.loss_se, many, rng)
+        forms["local_law"] = LocalForm(size=size, loss=loss)
+    return forms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optima:
+    """The budgets' optima that say something, ascending in compute; every array has shape (budgets,).
+
+    Attributes:
+        C: Compute [FLOPs].
+        log_size: log N_opt.
+        log_size_se: Its standard error; the usual one where a budget has too few runs to tell.
+        loss: Loss at the optimum.
+        loss_se: Its standard error, relative.
+    """
+
+    C: FloatArray
+    log_size: FloatArray
+    log_size_se: FloatArray
+    loss: FloatArray
+    loss_se: FloatArray
+
+    @classmethod
+    def of(cls, isoflop: IsoflopFit) -> Optima:
+        """From the parabolas."""
+        good = [b for b in isoflop.optima if (b.log_n_se or 0.0) <= _VAGUE]
+        loss = np.array([b.loss or np.nan for b in good], float)
+        return cls(
+            C=np.array([b.compute_budget for b in good], float),
+            log_size=np.log(np.array([b.num_params or np.nan for b in good], float)),
+            log_size_se=_known([b.log_n_se for b in good], 0.1),
+            loss=loss,
+            loss_se=_known([b.loss_se for b in good], 0.003 * float(loss.mean()) if good else 0.0) / loss,
+        )
+
+
+def _known(values: list[float | None], default: float) -> FloatArray:
+    known = [v for v in values if v is not None]
+    usual = float(np.median(known)) if known else default
+    return np.array([usual if v is None else v for v in values], float)
+
+
+def _additive(theta: FloatArray) -> SurfaceForm:
+    return SurfaceForm(theta=np.column_stack([theta, np.zeros(len(theta))]))
+
+
+def _parabola(rows: Rows, isoflop: IsoflopFit, n_draws: int, rng: np.random.Generator) -> ParabolaForm | None:
+    if isoflop.N_opt is None:
+        return None
+    law = isoflop.N_opt.law
+    size, frontier = np.array([[np.log(law.k), law.exponent]]), None
+    good = isoflop.optima
+    if len(good) >= 4:
+        try:
+            best = fit_frontier([b.compute_budget for b in good], [b.loss or np.nan for b in good]).law
+            frontier = np.array([[best.offset, np.log(best.k), -best.exponent]])
+        except FitError:
+            pass
+    if n_draws:
+        W = bootstrap_weights(len(rows), n_draws, rng)
+        drawn = bootstrap_isoflop(rows.N, rows.D, rows.L, rows.budget, W)
+        fine = np.isfinite(drawn["N_exponent"])
+        if frontier is not None:
+            laws = fit_frontier_draws(drawn["compute_budget"], drawn["loss"])
+            fine &= np.isfinite(laws.k)
+            rest = np.column_stack([laws.offset, np.log(np.where(fine, laws.k, 1.0)), -laws.exponent])[fine]
+            frontier = np.vstack([frontier, rest])
+        size = np.vstack([size, np.column_stack([drawn["N_log_k"], drawn["N_exponent"]])[fine]])
+    return ParabolaForm(size=size, frontier=frontier)

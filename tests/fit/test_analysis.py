@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from flops_fit.errors import FitError
-from flops_fit.fit import analyze_runs
+from flops_fit.fit import ScalingAnalysis, analyze_runs
 from flops_fit.laws import ParametricLaw
 
 LAW = ParametricLaw(E=1.8172, A=477.8, B=2143.9, alpha=0.3473, beta=0.3672)
@@ -57,3 +59,12 @@ def test_every_row_that_is_not_fitted_says_why() -> None:
 def test_too_few_runs_for_any_method_is_an_error_that_says_what_is_needed() -> None:
     with pytest.raises(FitError, match="7 runs"):
         analyze_runs(sweep().head(4))
+
+
+def test_a_saved_analysis_answers_as_before(tmp_path: Path) -> None:
+    analysis = analyze_runs(sweep(), n_bootstrap=50)
+    analysis.save(tmp_path)
+    loaded = ScalingAnalysis.load(tmp_path)
+    assert loaded.predict(1e22) == analysis.predict(1e22)
+    assert loaded.to_dict() == analysis.to_dict()
+    pd.testing.assert_frame_equal(loaded.runs, analysis.runs)

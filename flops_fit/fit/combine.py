@@ -1,0 +1,124 @@
+"""One answer from all forms: the surface's own where its form holds, a combination by hold-out where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.candidates import SURFACE, Answer, Form, SurfaceForm
+from flops_fit.fit.holdout import PRIOR_BUDGETS, Score
+from flops_fit.laws import ComputeRule, FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """An answer at C FLOPs, as logs.
+
+    Attributes:
+        point: The answer.
+        quantiles: Of its distribution, at the probabilities asked for.
+    """
+
+    point: float
+    quantiles: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Every form with what speaks for it.
+
+    Where the surface's residuals show no misfit, the answer is the surface's, its interval that of the bootstrap (and,
+    for the loss, of leaving out budgets, where that is wider). Where they do, it is the median of a mixture of all
+    forms, each weighted by the evidence of its forecasts of hidden budgets and widened by the error that those lead one
+    to expect. In between, quantiles are averaged.
+
+    Attributes:
+        forms: The candidates, by name.
+        scores: How each did on the hidden budgets, by answer and name.
+        doubt: Of the surface's form, 0 to 1 (``misfit``); 1 where there is no surface.
+        without_budget: theta of the surface with each budget left out, shape (budgets, 5); None where too few.
+        rule: What training costs.
+        largest_budget: Beyond it forms err by their form error [FLOPs].
+        seed: Of the form errors' draws.
+    """
+
+    forms: Mapping[str, Form]
+    scores: Mapping[Answer, Mapping[str, Score]]
+    doubt: float
+    without_budget: FloatArray | None
+    rule: ComputeRule
+    largest_budget: float
+    seed: int
+
+    def weights(self, answer: Answer) -> dict[str, float]:
+        """How much each form counts in the mixture, adding to 1; forms that cannot answer are left out."""
+        able = [n for n, f in self.forms.items() if f.log_answer(answer, self.largest_budget, self.rule) is not None]
+        evidence = np.array([self.scores[answer][name].log_evidence for name in able])
+        share = np.exp(evidence - evidence.max(initial=-np.inf))
+        return dict(zip(able, (share / share.sum()).tolist(), strict=True))
+
+    def forecast(self, answer: Answer, C: float, probabilities: Sequence[float]) -> Forecast | None:
+        """The answer at C FLOPs, or None where no form has one.
+
+        Args:
+            answer: Which.
+            C: Compute [FLOPs].
+            probabilities: Quantiles wanted.
+        """
+        parts = []
+        if SURFACE in self.forms and self.doubt < 1:
+            parts.append((1 - self.doubt, self._surface(answer, C, probabilities)))
+        if self.doubt > 0:
+            mixture = self._mixture(answer, C, probabilities)
+            if mixture is None:
+                return None
+            parts.append((self.doubt, mixture))
+        total = sum(share for share, _ in parts)
+        return Forecast(
+            point=sum(share * f.point for share, f in parts) / total,
+            quantiles=np.asarray(sum(share * f.quantiles for share, f in parts) / total),
+        )
+
+    def _surface(self, answer: Answer, C: float, probabilities: Sequence[float]) -> Forecast:
+        from flops_fit.fit.uncertainty import jackknife_interval
+
+        draws = self.forms[SURFACE].log_answer(answer, C, self.rule)
+        assert draws is not None
+        point = float(draws[0])
+        q = np.nanquantile(draws[1:], probabilities) if len(draws) > 1 else np.full(len(probabilities), point)
+        if answer == "loss" and self.without_budget is not None:
+            thetas = np.column_stack([self.without_budget, np.zeros(len(self.without_budget))])
+            without = SurfaceForm(theta=thetas).log_answer("loss", C, self.rule)
+            for i, p in enumerate(probabilities):
+                low, high = jackknife_interval(point, without, abs(2 * p - 1))
+                q[i] = min(q[i], low) if p < 0.5 else max(q[i], high) if p > 0.5 else q[i]
+        return Forecast(point=point, quantiles=q)
+
+    def _mixture(self, answer: Answer, C: float, probabilities: Sequence[float]) -> Forecast | None:
+        weights = self.weights(answer)
+        if not weights:
+            return None
+        distance = max(float(np.log(C / self.largest_budget)), 0.0)
+        rng = np.random.default_rng(self.seed)
+        values, shares = [], []
+        for name, weight in weights.items():
+            draws = self.forms[name].log_answer(answer, C, self.rule)
+            assert draws is not None
+            draws = draws[1:] if len(draws) > 1 else draws
+            told = self.scores[answer][name]
+            error = rng.standard_t(PRIOR_BUDGETS + told.n_hidden, len(draws)) * told.form_error * distance
+            values.append(draws + error)
+            shares.append(np.full(len(draws), weight / len(draws)))
+        q = _weighted_quantiles(np.concatenate(values), np.concatenate(shares), np.append(probabilities, 0.5))
+        return Forecast(point=float(q[-1]), quantiles=q[:-1])
+
+
+def _weighted_quantiles(values: FloatArray, weights: FloatArray, probabilities: FloatArray) -> FloatArray:
+    fine = np.isfinite(values)
+    order = np.argsort(values[fine])
+    values, weights = values[fine][order], weights[fine][order]
+    # Each value stands in the middle of its own weight.
+    reached = np.cumsum(weights) - 0.5 * weights
+    return np.asarray(np.interp(probabilities * weights.sum(), reached, values))
