@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.fit.newton import LossKind, Runs, minimise
+from flops_fit.fit.newton import LossKind, Objective, Runs, minimise
 from flops_fit.laws import FloatArray
 
 
@@ -45,5 +45,6 @@ def refit_weighted(
     W = np.atleast_2d(np.asarray(W, float))
     q = np.broadcast_to(runs.coordinates(np.asarray(start, float)), (len(W), 5))
     delta = np.inf if loss_kind != "huber" or huber_delta is None else huber_delta
-    q, _, _ = minimise(runs, q, W, delta=delta, linear=loss_kind == "linear", tied=tied, damping=0.1)
+    objective = Objective(runs=runs, delta=delta, linear=loss_kind == "linear", tied=tied)
+    q, _, _ = minimise(objective, q, W, damping=0.1)
     return runs.theta(q)

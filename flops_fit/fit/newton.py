@@ -20,19 +20,28 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.laws import FloatArray
 
 BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.intp]
 
 LossKind = Literal["huber", "log", "linear"]
 
 # Published exponents lie between 0.05 and 0.8. Below the lower bound a term is a constant over any sweep, above the
 # upper one it is felt by the smallest size (or the shortest run) alone; the amplitude's bound is a term of 1e-11 of L.
 LOWER = np.array([-25.0, 0.01, -25.0, 0.01, 0.0])
-UPPER = np.array([np.inf, 3.0, np.inf, 3.0, np.inf])
+UPPER = np.array([1e3, 3.0, 1e3, 3.0, 1e3])
 
 # log E of a law whose E is 0, relative to the mean log loss: keeps logs finite, far below any printed digit.
 LOG_E_FLOOR = -30.0
 
-_FREE = np.eye(5)
-_TIED = np.array([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
+# A replicate is done when a step promises less than this part of its objective; Newton's last step then gains the rest.
+TOLERANCE = 1e-9
+MAX_ITERATIONS = 400
+
+# Residuals below this are rounding, not misfit.
+ROUNDING = 1e-13
+
+# Rows say which of (a, alpha, b, beta, e) move together.
+FREE = np.eye(5)
+TIED = np.array([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Expansion:
         value: Objectives, shape (R,).
         gradient: Shape (R, k).
         hessian: Exact where it exists; may be indefinite, shape (R, k, k).
-        majoriser: Curvature of a quadratic that lies above the objective (iteratively reweighted least squares):
+        majoriser: Curvature of a quadratic that lies above the objective (iteratively reweighted least squares);
             positive semidefinite, shape (R, k, k).
     """
 
@@ -92,175 +101,206 @@ class Expansion:
 
     def where(self, keep: BoolArray, other: Expansion) -> Expansion:
         """This expansion where ``keep``, else the other."""
-        k1, k2 = keep[:, None], keep[:, None, None]
         return Expansion(
             np.where(keep, self.value, other.value),
-            np.where(k1, self.gradient, other.gradient),
-            np.where(k2, self.hessian, other.hessian),
-            np.where(k2, self.majoriser, other.majoriser),
+            np.where(keep[:, None], self.gradient, other.gradient),
+            np.where(keep[:, None, None], self.hessian, other.hessian),
+            np.where(keep[:, None, None], self.majoriser, other.majoriser),
         )
 
     def __getitem__(self, index: BoolArray) -> Expansion:
         return Expansion(self.value[index], self.gradient[index], self.hessian[index], self.majoriser[index])
 
 
-def expand(runs: Runs, q: FloatArray, weights: FloatArray, delta: float, linear: bool) -> Expansion:
-    """Objective, gradient and curvature at points q.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """Sum over runs of weight * rho(residual), for any number of vectors of weights.
 
-    With u = (size term, data term) and s = u1 + u2 + e, the model of log L is log s and its derivatives by
-    (a, b, e) are u1/s, u2/s, 1/s; those by alpha and beta carry a factor -x, -z.
-
-    Args:
+    Attributes:
         runs: The n runs.
-        q: Points, shape (R, 5).
-        weights: Of each run in each replicate, shape (R, n) or (1, n).
-        delta: Huber's; infinity gives least squares.
+        delta: Huber's: rho(r) = r**2 / 2 up to delta, growing linearly beyond; infinity gives least squares.
         linear: Residuals of the loss instead of its log.
+        tied: Keep alpha = beta; points then have 4 coordinates (a, alpha, b, e).
     """
-    x, z, n = runs.x, runs.z, runs.x.size
-    J = np.empty((len(q), 5, n))
-    size, data, rest = J[:, 0], J[:, 2], J[:, 4]
-    np.exp(q[:, 0:1] - q[:, 1:2] * x, out=size)
-    np.exp(q[:, 2:3] - q[:, 3:4] * z, out=data)
-    s = size + data
-    s += q[:, 4:5]
-    if linear:
-        r = np.exp(runs.y) - s
-        rest[:] = 1.0
-    else:
-        r = runs.y - np.log(s)
-        np.reciprocal(s, out=rest)
-        size *= rest
-        data *= rest
-    np.multiply(size, -x, out=J[:, 1])
-    np.multiply(data, -z, out=J[:, 3])
 
-    psi = np.clip(r, -delta, delta)
-    value = np.einsum("rn,rn->r", psi * (r - 0.5 * psi), np.broadcast_to(weights, r.shape))
-    w_psi = weights * psi
-    gradient = -(J @ w_psi[:, :, None])[:, :, 0]
+    runs: Runs
+    delta: float = np.inf
+    linear: bool = False
+    tied: bool = False
 
-    # majoriser: psi/r; Hessian: psi' J J' - psi d2(model), the latter of log s being diag(u/s) - (u/s)(u/s)'.
-    majorant = weights * np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300)) if delta < np.inf else weights
-    curvature = weights * (psi == r) if delta < np.inf else weights + 0.0 * r
-    if not linear:
-        curvature = curvature + w_psi
-    Jt = J.transpose(0, 2, 1)
-    majoriser = (J * np.broadcast_to(majorant, r.shape)[:, None]) @ Jt
-    hessian = (J * curvature[:, None]) @ Jt
-    for i, v in ((0, x), (2, z)):
-        hessian[:, i, i] += gradient[:, i]
-        hessian[:, i, i + 1] += gradient[:, i + 1]
-        hessian[:, i + 1, i] += gradient[:, i + 1]
-        hessian[:, i + 1, i + 1] += np.einsum("rn,rn,n->r", w_psi, J[:, i + 1], v)
-    return Expansion(value, gradient, hessian, majoriser)
+    @property
+    def basis(self) -> FloatArray:
+        """q = point @ basis."""
+        return TIED if self.tied else FREE
+
+    def point(self, q: FloatArray) -> FloatArray:
+        """The coordinates that move; exponents that differ are averaged where they are tied."""
+        return np.asarray(q @ self.basis.T / self.basis.sum(axis=1))
+
+    def expand(self, point: FloatArray, weights: FloatArray) -> Expansion:
+        """Objective, gradient and curvature.
+
+        With terms u = (size, data) and s = u1 + u2 + e, the model of log L is log s: its derivatives by (a, b, e) are
+        u1/s, u2/s, 1/s, those by alpha and beta carry a factor -x, -z, and its second derivatives are those of s over s
+        less the product of the first.
+
+        Args:
+            point: Shape (R, 5), or (R, 4) where tied.
+            weights: Of each run, shape (R, n).
+        """
+        q, basis = point @ self.basis, self.basis
+        x, z = self.runs.x, self.runs.z
+        J = np.empty((len(q), 5, x.size))
+        size, data, rest = J[:, 0], J[:, 2], J[:, 4]
+        np.exp(q[:, 0:1] - q[:, 1:2] * x, out=size)
+        np.exp(q[:, 2:3] - q[:, 3:4] * z, out=data)
+        s = size + data
+        s += q[:, 4:5]
+        if self.linear:
+            r = np.exp(self.runs.y) - s
+            rest[:] = 1.0
+        else:
+            r = self.runs.y - np.log(s)
+            np.reciprocal(s, out=rest)
+            size *= rest
+            data *= rest
+        np.multiply(size, -x, out=J[:, 1])
+        np.multiply(data, -z, out=J[:, 3])
+
+        if self.delta == np.inf:
+            psi, inside, majorant = r, weights, weights
+        else:
+            psi = np.clip(r, -self.delta, self.delta)
+            inside = weights * (psi == r)
+            majorant = weights * (self.delta / np.maximum(np.abs(r), self.delta))
+        value = np.einsum("rn,rn,rn->r", weights, psi, r - 0.5 * psi)
+        pull = weights * psi
+        gradient = -(J @ pull[:, :, None])[:, :, 0]
+        Jt = J.transpose(0, 2, 1)
+        majoriser = (J * majorant[:, None]) @ Jt
+        hessian = (J * (inside if self.linear else inside + pull)[:, None]) @ Jt
+        for i, v in ((0, x), (2, z)):
+            hessian[:, i, i] += gradient[:, i]
+            hessian[:, i, i + 1] += gradient[:, i + 1]
+            hessian[:, i + 1, i] += gradient[:, i + 1]
+            hessian[:, i + 1, i + 1] += (pull * J[:, i + 1]) @ v
+        if self.tied:
+            gradient, hessian, majoriser = gradient @ basis.T, basis @ hessian @ basis.T, basis @ majoriser @ basis.T
+        return Expansion(value, gradient, hessian, majoriser)
 
 
 def minimise(
-    runs: Runs,
-    start: FloatArray,
-    weights: FloatArray,
-    *,
-    delta: float,
-    linear: bool = False,
-    tied: bool = False,
-    damping: float = 1e-3,
-    tolerance: float = 1e-9,
-    max_iterations: int = 200,
+    objective: Objective, start: FloatArray, weights: FloatArray, *, damping: float = 1.0
 ) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Minimise R weighted objectives, each from a start of its own.
+    """Minimise under R vectors of weights, each from a start of its own.
 
     A step solves (Hessian + damping * majoriser) step = -gradient among the coordinates that do not press against a
     bound. Small damping gives Newton's method, large damping a short step of iteratively reweighted least squares,
     which cannot fail to descend.
 
     Args:
-        runs: The n runs.
+        objective: What to minimise.
         start: Points q, shape (R, 5).
         weights: Shape (R, n).
-        delta: Huber's, in log loss; infinity gives least squares.
-        linear: Residuals of the loss instead of its log.
-        tied: Keep alpha = beta.
-        damping: First damping.
-        tolerance: A replicate is done when a step promises less than this part of its objective.
-        max_iterations: Then it is left as it is.
+        damping: The first; 1 for a start that is only near, less for one that is nearly right.
 
     Returns:
-        Points (R, 5), objectives (R,), and whether each converged (R,).
+        Points q (R, 5), objectives (R,), and whether each converged (R,).
     """
-    basis = _TIED if tied else _FREE
-    lower, upper = (basis @ v / basis.sum(1) for v in (LOWER, np.where(np.isfinite(UPPER), UPPER, 1e9)))
-    points = np.clip(start @ basis.T / basis.sum(1), lower, upper)
+    lower, upper = objective.point(LOWER), objective.point(UPPER)
+    points = np.clip(objective.point(start), lower, upper)
     values, converged = np.empty(len(points)), np.zeros(len(points), bool)
-    chunk = max(1, 8192 // runs.x.size)
+    # Working memory is a dozen numbers per run and replicate: a few MB, which the caches hold.
+    chunk = max(1, 32768 // objective.runs.x.size)
     for i in range(0, len(points), chunk):
         part = slice(i, i + chunk)
-        points[part], values[part], converged[part] = _minimise_chunk(
-            runs, points[part], weights[part], basis, lower, upper, delta, linear, damping, tolerance, max_iterations
+        points[part], values[part], converged[part] = _descend(
+            objective, points[part], weights[part], lower, upper, damping
         )
-    return points @ basis, values, converged
+    return points @ objective.basis, values, converged
 
 
-def _project(e: Expansion, basis: FloatArray) -> Expansion:
-    if len(basis) == 5:
-        return e
-    return Expansion(e.value, e.gradient @ basis.T, basis @ e.hessian @ basis.T, basis @ e.majoriser @ basis.T)
-
-
-def _minimise_chunk(
-    runs: Runs,
-    start: FloatArray,
-    weights: FloatArray,
-    basis: FloatArray,
-    lower: FloatArray,
-    upper: FloatArray,
-    delta: float,
-    linear: bool,
-    damping: float,
-    tolerance: float,
-    max_iterations: int,
+def _descend(
+    objective: Objective, start: FloatArray, weights: FloatArray, lower: FloatArray, upper: FloatArray, damping: float
 ) -> tuple[FloatArray, FloatArray, BoolArray]:
-    best, values = start.copy(), np.empty(len(start))
-    converged = np.zeros(len(start), bool)
-    active = np.arange(len(start))
-    q, w = start.copy(), weights
-    damp = np.full(len(start), damping)
-    eye = np.eye(len(lower))
-    # Objectives below this are rounding: residuals of 1e-13.
-    floor = 1e-26 * weights.sum(1)
+    """``minimise`` for one chunk, points in the objective's own coordinates."""
+    points, values, converged = start.copy(), np.empty(len(start)), np.zeros(len(start), bool)
+    # What is still moving: which replicates, where, their weights and damping.
+    active, p, w, damp = np.arange(len(start)), start, weights, np.full(len(start), damping)
+    floor = ROUNDING**2 * weights.sum(axis=1)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        here = _project(expand(runs, q @ basis, w, delta, linear), basis)
-        for _ in range(max_iterations):
-            pressed = ((q <= lower) & (here.gradient > 0)) | ((q >= upper) & (here.gradient < 0))
-            free = ~pressed
-            both = free[:, :, None] & free[:, None, :]
-            gradient = np.where(free, here.gradient, 0.0)
-            scale = np.trace(here.majoriser, axis1=1, axis2=2)[:, None, None]
-            ridge = (1e-13 * scale + 1e-300) * eye + pressed[:, :, None] * eye
-            matrix = np.where(both, here.hessian + damp[:, None, None] * here.majoriser, 0.0) + ridge
-            step = -np.linalg.solve(matrix, gradient[:, :, None])[:, :, 0]
-            promise = -np.einsum("rk,rk->r", step, gradient)
-            uphill = np.flatnonzero(promise < 0)
-            if uphill.size:
-                safe = np.where(both[uphill], here.majoriser[uphill], 0.0) + ridge[uphill] + 1e-9 * scale[uphill] * eye
-                step[uphill] = -np.linalg.solve(safe, gradient[uphill, :, None])[:, :, 0]
-                promise[uphill] = -np.einsum("rk,rk->r", step[uphill], gradient[uphill])
-            step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1.0)
-            there_q = np.clip(q + step, lower, upper)
-            there = _project(expand(runs, there_q @ basis, w, delta, linear), basis)
+        here = objective.expand(p, w)
+        for _ in range(MAX_ITERATIONS):
+            pressed = ((p <= lower) & (here.gradient > 0)) | ((p >= upper) & (here.gradient < 0))
+            step, promise = _step(here, damp, pressed)
+            # A coordinate at a bound that the others would drag across it is held there too: its negative curvature, if
+            # it has any, must not damp the others.
+            dragged = ((p <= lower) & (step < 0)) | ((p >= upper) & (step > 0))
+            rows = np.flatnonzero(dragged.any(axis=1))
+            if rows.size:
+                step[rows], promise[rows] = _step(here[rows], damp[rows], (pressed | dragged)[rows])
+            # One that a step would carry to its bound stops there, and the others must know.
+            stop = np.clip(p + step, lower, upper) - p
+            crossing = (p + step < lower) | (p + step > upper)
+            rows = np.flatnonzero(crossing.any(axis=1))
+            if rows.size:
+                held = (pressed | dragged | crossing)[rows]
+                step[rows], _ = _step(here[rows], damp[rows], held, np.where(crossing, stop, 0.0)[rows])
+            foreseen = -np.einsum("rk,rk->r", step, here.gradient) - 0.5 * np.einsum(
+                "rk,rkl,rl->r", step, here.hessian, step
+            )
+
+            p_next = np.clip(p + step, lower, upper)
+            there = objective.expand(p_next, w)
             better = there.value <= here.value
-            stuck = damp > 1e10
-            done = (promise <= tolerance * np.maximum(here.value, floor)) | stuck
-            q = np.where(better[:, None], there_q, q)
+            # A damped step promises less than is left to gain.
+            reached = promise * (1 + damp) <= TOLERANCE * np.maximum(here.value, floor)
+            done = reached | (damp > 1e10)
+            gain = (here.value - there.value) / np.maximum(foreseen, 1e-300)
+            damp = damp * np.select([~better, gain > 0.7, gain > 0.2], [5.0, 0.2, 1.0], 3.0)
+            damp = np.maximum(damp, 1e-9)
+            p = np.where(better[:, None], p_next, p)
             here = there.where(better, here)
-            damp = np.where(better, np.maximum(0.2 * damp, 1e-9), 5.0 * damp)
             if done.any():
-                finished = active[done]
-                best[finished], values[finished] = q[done], here.value[done]
-                converged[finished] = True
-                rest = ~done
+                finished, rest = active[done], ~done
+                points[finished], values[finished], converged[finished] = p[done], here.value[done], reached[done]
                 if not rest.any():
-                    return best, values, converged
-                active, q, damp, w, floor, here = active[rest], q[rest], damp[rest], w[rest], floor[rest], here[rest]
-        best[active], values[active] = q, here.value
-    return best, values, converged
+                    return points, values, converged
+                active, p, w, damp, floor, here = active[rest], p[rest], w[rest], damp[rest], floor[rest], here[rest]
+        points[active], values[active] = p, here.value
+    return points, values, converged
+
+
+def _indefinite(matrices: FloatArray) -> IntArray:
+    """Which of a stack of symmetric matrices are not positive definite."""
+    try:
+        np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        finite = np.isfinite(matrices).all(axis=(1, 2))
+        lowest = np.linalg.eigvalsh(np.where(finite[:, None, None], matrices, 0.0))[:, 0]
+        return np.flatnonzero(~(lowest > 0))
+    return np.empty(0, int)
+
+
+def _step(
+    here: Expansion, damp: FloatArray, held: BoolArray, move: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Damped step with the coordinates ``held`` moving as told (or not at all), and its first-order promise."""
+    free = ~held[:, :, None] & ~held[:, None, :]
+    eye = np.eye(held.shape[1])
+    # Runs that do not determine the law (a resample of few) leave directions without curvature.
+    ridge = (1e-13 * np.trace(here.majoriser, axis1=1, axis2=2) + 1e-300)[:, None, None] * eye
+    damped = damp[:, None, None] * here.majoriser + ridge
+    full = here.hessian + damped
+    matrix = np.where(free, full, held[:, :, None] * eye)
+    saddle = _indefinite(matrix)
+    full[saddle] = (here.majoriser + damped + 1e4 * ridge)[saddle]
+    matrix[saddle] = np.where(free, full, held[:, :, None] * eye)[saddle]
+    if move is None:
+        right = np.where(held, 0.0, -here.gradient)
+    else:
+        right = np.where(held, move, -here.gradient - (full @ move[:, :, None])[:, :, 0])
+    step = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+    # A factor of e in a term, or 1 in an exponent, is as far as an expansion may be trusted.
+    step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1.0)
+    return step, -np.einsum("rk,rk->r", step, here.gradient)

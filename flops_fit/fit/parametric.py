@@ -7,7 +7,7 @@ projection, Golub & Pereyra 1973); its best local minima are then polished on th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import minimum_filter
 
 from flops_fit.errors import FitError
-from flops_fit.fit.newton import LOWER, UPPER, LossKind, Runs, minimise
+from flops_fit.fit.newton import LOWER, UPPER, LossKind, Objective, Runs, minimise
 from flops_fit.laws import FloatArray, ParametricLaw
 
 # Huber's of Hoffmann et al.; far below the scatter of most sweeps, so that it gives nearly a median fit.
@@ -131,24 +131,25 @@ def fit_parametric(
     w = np.ones(N.size) if weights is None else np.asarray(weights, float)
     _check(N, D, L, w, tied)
     runs = Runs.of(N, D, L)
-    linear = loss_kind == "linear"
+    adaptive = loss_kind == "huber" and huber_delta is None
     delta = np.inf if loss_kind != "huber" else PAPER_DELTA if huber_delta is None else huber_delta
+    objective = Objective(runs=runs, delta=delta, linear=loss_kind == "linear", tied=tied)
     q = grid_starts(runs, w, tied=tied) if start is None else runs.coordinates(np.atleast_2d(np.asarray(start, float)))
-    q, value, converged = _polish(runs, q, w, delta, linear, tied)
-    if loss_kind == "huber" and huber_delta is None:
+    q, value, converged = _polish(objective, q, w)
+    if adaptive:
         scale = robust_scale(_log_residuals(runs, q), w, 4 if tied else 5)
-        delta = max(HUBER_EFFICIENT * scale, SMALLEST_DELTA)
-        q, value, converged = _polish(runs, q[None], w, delta, linear, tied)
+        objective = replace(objective, delta=max(HUBER_EFFICIENT * scale, SMALLEST_DELTA))
+        q, value, converged = _polish(objective, q[None], w)
 
     theta = runs.theta(q)
-    if linear:
+    if objective.linear:
         value *= float(np.exp(2 * runs.means[2]))
     return ParametricFit(
         law=ParametricLaw.from_logs(theta),
         theta=theta,
         objective=value,
         loss_kind=loss_kind,
-        huber_delta=float(delta) if loss_kind == "huber" else None,
+        huber_delta=objective.delta if loss_kind == "huber" else None,
         tied=tied,
         status=_status(q, runs, converged),
         residuals=_log_residuals(runs, q),
@@ -224,11 +225,9 @@ def _solve_pairs(gram: FloatArray, k: int) -> tuple[FloatArray, FloatArray, Floa
     return u, v, np.where(det > 1e-13 * uu * vv, gram[-1, -1] - u * uy - v * vy, np.inf)
 
 
-def _polish(
-    runs: Runs, q: FloatArray, w: FloatArray, delta: float, linear: bool, tied: bool
-) -> tuple[FloatArray, float, bool]:
-    weights = np.broadcast_to(w, (len(q), w.size))
-    q, value, converged = minimise(runs, q, weights, delta=delta, linear=linear, tied=tied, damping=1.0)
+def _polish(objective: Objective, q: FloatArray, w: FloatArray) -> tuple[FloatArray, float, bool]:
+    """The lowest of the minima reached from starts q, shape (k, 5)."""
+    q, value, converged = minimise(objective, q, np.broadcast_to(w, (len(q), w.size)))
     best = int(np.argmin(value))
     return q[best], float(value[best]), bool(converged[best])
 

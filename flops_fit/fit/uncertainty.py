@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
 from flops_fit.fit.bootstrap import bootstrap_weights, refit_weighted
-from flops_fit.fit.newton import LOWER, UPPER, Runs
+from flops_fit.fit.newton import FREE, LOWER, TIED, UPPER, Runs
 from flops_fit.fit.parametric import ParametricFit, robust_scale
 from flops_fit.laws import FloatArray, ParametricLaw
 
@@ -83,9 +83,7 @@ def sandwich_covariance(fit: ParametricFit, N: ArrayLike, D: ArrayLike, L: Array
         psi = np.clip(r, -delta, delta)
         width = max(0.9 * robust_scale(r, w, 5) * float(w.sum()) ** -0.2, 1e-12)
         slope = ndtr((delta - r) / width) - ndtr((-delta - r) / width)
-    basis = np.eye(5)
-    if fit.tied:
-        basis = np.array([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
+    basis = TIED if fit.tied else FREE
     J = J @ basis.T
     free = ((q > LOWER) & (q < UPPER)) @ basis.T > 0
     J = np.where(free, J, 0.0)
