@@ -76,15 +76,22 @@ class CsvLog:
                 writer.writeheader()
             writer.writerow(row | {"schema_version": SCHEMA_VERSION})
 
-    def rewind(self, step: int) -> None:
-        """Drop, atomically, what was written after a step: a resumed run writes it again."""
+    def rewind(self, step: int, required: str | None = None) -> None:
+        """Drop, atomically, what was written after a step: a resumed run writes it again.
+
+        Args:
+            step: The last one to keep; the first column holds it.
+            required: Rows from the first on that lacks this column are dropped too.
+        """
         if not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
         kept = lines[:1] if lines and lines[0].endswith("\n") else []
         for line in lines[1:]:
-            first = line.partition(",")[0]
-            if not line.endswith("\n") or not first.isdigit() or int(first) > step:
+            cells = line.rstrip("\n").split(",")
+            if not line.endswith("\n") or not cells[0].isdigit() or int(cells[0]) > step:
+                break
+            if required is not None and not cells[self.columns.index(required)]:
                 break
             kept.append(line)
         write_atomic(self.path, "".join(kept))

@@ -110,7 +110,7 @@ class RunLog(pl.Callback):
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after a checkpoint's step."""
-        self.metrics.rewind(step)
+        self.metrics.rewind(step, required="train_loss")  # an evaluation is made again as well
         self.timing.rewind(step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002

@@ -1,0 +1,50 @@
+"""How wide should this MLP be, and on how many samples? A model and data that flops-fit knows nothing about."""
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import flops_fit
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, features: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
+        )
+
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).squeeze(-1)
+
+
+def samples(count: int = 200_000, features: int = 16) -> TensorDataset:
+    """Noisy products of random features: smooth, and too rich for a small network."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, features, generator=generator)
+    directions = torch.randn(4, features, 32, generator=generator) / features**0.5
+    y = torch.einsum("nf,kfm->knm", x, directions).sin().prod(dim=0).sum(dim=1)
+    return TensorDataset(x, y + 0.1 * torch.randn(count, generator=generator))
+
+
+def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square().mean()
+
+
+if __name__ == "__main__":
+    result = flops_fit.find_optimal(
+        model_cls=MLP,
+        model_size_param="width",
+        dataset=samples,  # a function, so that other processes can make the data too
+        loss_fn=mean_squared_error,
+        compute_budgets=[1e9, 3e9, 1e10, 3e10],
+        num_sizes_per_budget=5,
+        batch_size=64,
+        lr=3e-3,
+        output_dir="outputs/mlp_regressor",
+    )
+    print(result.chinchilla_table().to_string(index=False))
+    print(result.predict(1e11))

@@ -1,0 +1,92 @@
+"""A model, data and losses small enough to train in a second, importable by the processes that tests start."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+FEATURES = 8
+
+
+class Net(nn.Module):
+    """An MLP with dropout, so that a resume which loses a random state shows."""
+
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(FEATURES, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU()
+        )
+        self.head = nn.Linear(width, 1)
+
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x)).squeeze(-1)
+
+
+class Exploding(Net):
+    """Its outputs overflow once it has learned a little."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 1e38 * 1e38
+
+
+class Failing(Net):
+    """Cannot be trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            raise RuntimeError("this model always fails")
+        return super().forward(x)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+def regression(count: int = 4000, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, FEATURES, generator=generator)
+    directions = torch.randn(FEATURES, 16, generator=torch.Generator().manual_seed(7))
+    return TensorDataset(x, (x @ directions).sin().sum(dim=1) + 0.1 * torch.randn(count, generator=generator))
+
+
+class Stream(IterableDataset):
+    """The same samples without a length."""
+
+    def __iter__(self):
+        return iter(regression())
+
+
+def loader() -> DataLoader:
+    return DataLoader(regression(), batch_size=16, shuffle=True)
+
+
+class Module(pl.LightningDataModule):
+    """Training and validation loaders."""
+
+    def __init__(self, batch_size: int = 16, num_workers: int = 0) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(regression(), batch_size=self.batch_size, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(regression(256, seed=1), batch_size=64)
+
+
+class Words(Dataset):
+    """Random token ids: inputs of rank 2 once batched."""
+
+    def __init__(self, count: int = 2000, length: int = 8) -> None:
+        self.ids = torch.randint(0, 16, (count, length + 1), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.ids[i, :-1], self.ids[i, 1:]
