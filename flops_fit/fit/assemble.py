@@ -78,18 +78,18 @@ def analyze_runs(
     labelled = bool(np.isfinite(rows.budget).any())
     rows = _relabelled(rows, notes) if labelled else replace(rows, budget=group_budgets(rows.C))
     rows, repeated = _fresh(rows)
-    rows, outlying = _without_outliers(rows, outliers)
-    excluded = [*excluded, *repeated, *outlying]
+    rows, outlying, left_out = _without_outliers(rows, outliers)
+    excluded = [*excluded, *repeated, *left_out]
     rule = fit_compute_rule(rows.N, rows.D, rows.C)
 
-    fitted = _fit(rows, rule, huber_delta, priors, n_bootstrap, seed)
+    fitted = _fit(rows, outlying, rule, huber_delta, priors, n_bootstrap, seed)
     if not fitted.forms:
         said = "; ".join(f"{method}: {reason}" for method, reason in fitted.missing.items())
         raise FitError(
             f"{len(rows)} runs cannot carry any scaling law: {said}",
             hint="train at least 7 runs with 3 sizes and 3 token counts, or 2 budgets of 3 sizes",
         )
-    holdout = _headline_hold_out(rows, rule, huber_delta, priors, seed, fitted)
+    holdout = _headline_hold_out(rows, outlying, rule, huber_delta, priors, seed, fitted)
     frontier, reason = _frontier(fitted.isoflop)
     missing = fitted.missing | ({} if reason is None else {"frontier": reason})
     envelope = None
@@ -132,11 +132,18 @@ class _Fitted:
     missing: dict[str, str]
 
 
-def _fit(rows: Rows, rule: ComputeRule, huber_delta: float | None, priors: bool, n_draws: int, seed: int) -> _Fitted:
+def _fit(
+    rows: Rows,
+    outlying: Rows,
+    rule: ComputeRule,
+    huber_delta: float | None,
+    priors: bool,
+    n_draws: int,
+    seed: int,
+) -> _Fitted:
     from flops_fit.fit.candidates import ANSWERS, fit_candidates
     from flops_fit.fit.combine import Combination
     from flops_fit.fit.holdout import groups_of, roll, score
-    from flops_fit.fit.isoflop import fit_isoflop
     from flops_fit.fit.misfit import find_misfit
     from flops_fit.fit.uncertainty import draw_theta, jackknife_groups, normal_draws, sandwich_covariance
 
@@ -149,24 +156,25 @@ def _fit(rows: Rows, rule: ComputeRule, huber_delta: float | None, priors: bool,
             draws = draw_theta(parametric, N, D, L, n_draws=n_draws, rng=rng)
         else:
             draws = normal_draws(parametric.theta, sandwich_covariance(parametric, N, D, L), 1000, rng)
-        misfit = find_misfit(parametric, rows)
+        misfit = find_misfit(parametric, rows.with_others(outlying))
         in_budget = np.isfinite(rows.budget)
         if np.unique(rows.budget[in_budget]).size >= _FEWEST_BUDGETS_TO_LEAVE_OUT:
             # Runs beside the budgets stay in every fit.
             groups = np.where(in_budget, rows.budget, -1.0)
             left_out = jackknife_groups(N, D, L, groups, parametric)
             without_budget = left_out[np.unique(groups) > 0]
-    isoflop = fit_isoflop(rows.N, rows.D, rows.L, rows.budget)
+    isoflop, _ = _parabolas(rows, parametric, rule)
     if isoflop.N_opt is None:
         missing["isoflop"] = f"{len(isoflop.optima)} budgets have an optimum inside their sizes; 2 are needed"
 
     def candidates(some: Rows, surface: ParametricFit | None, theta: FloatArray | None, n: int) -> dict[str, Form]:
-        parabolas = isoflop if some is rows else fit_isoflop(some.N, some.D, some.L, some.budget)
+        parabolas, on_budget = _parabolas(some, surface, rule)
         return fit_candidates(
             some,
             parametric=surface,
             parametric_draws=theta,
             isoflop=parabolas,
+            on_budget=on_budget,
             rule=rule,
             priors=priors,
             n_draws=n,
@@ -209,8 +217,23 @@ def _surface(rows: Rows, huber_delta: float | None, missing: dict[str, str] | No
         return None
 
 
+def _parabolas(rows: Rows, surface: ParametricFit | None, rule: ComputeRule) -> tuple[IsoflopFit, Rows]:
+    """Parabolas of the runs moved to exactly their budgets, and those runs."""
+    from flops_fit.fit.isoflop import fit_isoflop
+
+    if surface is not None:
+        rows = rows.on_budget(surface.law, rule)
+    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget), rows
+
+
 def _headline_hold_out(
-    rows: Rows, rule: ComputeRule, huber_delta: float | None, priors: bool, seed: int, fitted: _Fitted
+    rows: Rows,
+    outlying: Rows,
+    rule: ComputeRule,
+    huber_delta: float | None,
+    priors: bool,
+    seed: int,
+    fitted: _Fitted,
 ) -> Any:
     """Hide the largest budget from the whole analysis, its choice of method included."""
     from flops_fit.fit.holdout import HoldOut, groups_of
@@ -221,7 +244,8 @@ def _headline_hold_out(
     largest = holdout.largest
     groups = groups_of(rows)
     seen = (groups <= largest.visible) | (np.isnan(groups) & (rows.C <= 1.05 * largest.visible))
-    part = _fit(rows.take(seen), rule, huber_delta, priors, 200, seed)
+    small = outlying.take(outlying.C <= 1.05 * largest.visible)
+    part = _fit(rows.take(seen), small, rule, huber_delta, priors, 200, seed)
     errors: dict[Answer, float] = {}
     if part.forms and "surface" in largest.errors:
         for answer in largest.errors["surface"]:
@@ -279,14 +303,16 @@ def _fresh(rows: Rows) -> tuple[Rows, list[Excluded]]:
     return rows.take(~many), [Excluded(str(r), why) for r, why in zip(rows.run_id[many], reasons, strict=True)]
 
 
-def _without_outliers(rows: Rows, rule: OutlierRule) -> tuple[Rows, list[Excluded]]:
+def _without_outliers(rows: Rows, rule: OutlierRule) -> tuple[Rows, Rows, list[Excluded]]:
+    """The rows that belong, those that do not, and why."""
     from flops_fit.fit.outliers import find_outliers
 
     try:
         found = find_outliers(rows.N, rows.D, rows.L, rule=rule)
     except FitError:
         # Too few runs for a surface are too few to say which of them is wrong.
-        return rows, []
+        found = []
     keep = np.ones(len(rows), bool)
     keep[[i for i, _ in found]] = False
-    return rows.take(keep), [Excluded(str(rows.run_id[i]), f"outlier: {why}") for i, why in found]
+    excluded = [Excluded(str(rows.run_id[i]), f"outlier: {why}") for i, why in found]
+    return rows.take(keep), rows.take(~keep), excluded

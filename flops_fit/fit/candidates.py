@@ -18,6 +18,7 @@ from flops_fit.fit.generalised import fit_generalised
 from flops_fit.fit.isoflop import IsoflopFit, bootstrap_isoflop
 from flops_fit.fit.local import LocalLaw, fit_local_loss, fit_local_size
 from flops_fit.fit.parametric import ParametricFit, fit_parametric
+from flops_fit.fit.powerlaw import fit_power_law, log_log_line
 from flops_fit.fit.rows import Rows
 from flops_fit.fit.uncertainty import normal_draws, sandwich_covariance
 from flops_fit.laws import ComputeRule, FloatArray
@@ -26,6 +27,7 @@ Answer = Literal["num_params", "loss"]
 ANSWERS: Final[tuple[Answer, ...]] = ("num_params", "loss")
 
 SURFACE: Final = "surface"
+ADDITIVE: Final = (SURFACE, "tied", "near_tied")
 
 # Runs count by how near they are to their budget's optimum, with this standard deviation in log N.
 _NEAR: Final = 0.7
@@ -115,6 +117,7 @@ def fit_candidates(
     parametric: ParametricFit | None,
     parametric_draws: FloatArray | None,
     isoflop: IsoflopFit,
+    on_budget: Rows,
     rule: ComputeRule,
     priors: bool,
     n_draws: int,
@@ -127,6 +130,7 @@ def fit_candidates(
         parametric: Their surface, or None.
         parametric_draws: Its draws of theta, shape (draws, 5), or None for the fit alone.
         isoflop: Their parabolas.
+        on_budget: The runs that those were fitted to.
         rule: What training costs.
         priors: Whether laws with priors are among the candidates.
         n_draws: Draws of each form; 0 for the fits alone.
@@ -152,7 +156,10 @@ def fit_candidates(
         if near.sum() ** 2 >= _FEWEST_NEAR * (near @ near):
             local = fit_generalised(N, D, L, parametric, weights=near)
             forms["near_optimum"] = SurfaceForm(theta=np.vstack([local.theta, local.draws(n_draws, rng)]))
-    parabola = _parabola(rows, isoflop, n_draws, rng)
+            near_tied = fit_parametric(N, D, L, tied=True, weights=near)
+            drawn = normal_draws(near_tied.theta, sandwich_covariance(near_tied, N, D, L), n_draws, rng)
+            forms["near_tied"] = _additive(np.vstack([near_tied.theta, drawn]))
+    parabola = _parabola(on_budget, isoflop, n_draws, rng)
     if parabola is not None:
         forms["parabola"] = parabola
     best = Optima.of(isoflop)
@@ -208,25 +215,29 @@ def _additive(theta: FloatArray) -> SurfaceForm:
 
 
 def _parabola(rows: Rows, isoflop: IsoflopFit, n_draws: int, rng: np.random.Generator) -> ParabolaForm | None:
-    if isoflop.N_opt is None:
+    best = Optima.of(isoflop)
+    if len(best.C) < 2:
         return None
-    law = isoflop.N_opt.law
+    law = fit_power_law(best.C, np.exp(best.log_size)).law
     size, frontier = np.array([[np.log(law.k), law.exponent]]), None
-    good = isoflop.optima
-    if len(good) >= 4:
+    if len(best.C) >= 4:
         try:
-            best = fit_frontier([b.compute_budget for b in good], [b.loss or np.nan for b in good]).law
-            frontier = np.array([[best.offset, np.log(best.k), -best.exponent]])
+            told = fit_frontier(best.C, best.loss).law
+            frontier = np.array([[told.offset, np.log(told.k), -told.exponent]])
         except FitError:
             pass
     if n_draws:
         W = bootstrap_weights(len(rows), n_draws, rng)
         drawn = bootstrap_isoflop(rows.N, rows.D, rows.L, rows.budget, W)
-        fine = np.isfinite(drawn["N_exponent"])
+        used = np.isin(drawn["compute_budget"], best.C)
+        log_N, loss = drawn["log_N"][:, used], drawn["loss"][:, used]
+        center, level, slope = log_log_line(np.log(best.C), log_N, np.isfinite(log_N).astype(float))
+        lines = np.column_stack([level - slope * center, slope])
+        fine = np.isfinite(lines).all(axis=1)
         if frontier is not None:
-            laws = fit_frontier_draws(drawn["compute_budget"], drawn["loss"])
+            laws = fit_frontier_draws(best.C, loss)
             fine &= np.isfinite(laws.k)
-            rest = np.column_stack([laws.offset, np.log(np.where(fine, laws.k, 1.0)), -laws.exponent])[fine]
-            frontier = np.vstack([frontier, rest])
-        size = np.vstack([size, np.column_stack([drawn["N_log_k"], drawn["N_exponent"]])[fine]])
+            rest = np.column_stack([laws.offset, np.log(np.where(fine, laws.k, 1.0)), -laws.exponent])
+            frontier = np.vstack([frontier, rest[fine]])
+        size = np.vstack([size, lines[fine]])
     return ParabolaForm(size=size, frontier=frontier)

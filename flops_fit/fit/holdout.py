@@ -108,7 +108,10 @@ def score(points: Iterable[HoldOutPoint], name: str, answer: Answer) -> Score:
     error = np.array([e for _, e in seen])
     d = np.array([p.log_distance for p, _ in seen])
     noise = np.array([p.se[answer] for p, _ in seen]) ** 2 + _FLOOR[answer] ** 2
-    relative = float(np.mean(error**2 / ((prior * d) ** 2 + noise)))
+    # What a form errs by drifts as its exponents do: a forecast made a decade below the last says 1/e as much.
+    age = np.log10([p.visible for p, _ in seen])
+    recent = np.exp(age - age.max())
+    relative = float(np.average(error**2 / ((prior * d) ** 2 + noise), weights=recent))
     return Score(
         n_hidden=n,
         rms=float(np.sqrt(np.mean((error / d) ** 2))),

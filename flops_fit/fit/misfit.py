@@ -57,10 +57,10 @@ def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:
 
     Args:
         fit: The surface.
-        rows: The runs it was fitted to.
+        rows: The runs it is to explain, outliers included: what a wrong form cannot reach looks like outliers.
     """
     keep = _thinned(rows)
-    r = np.asarray(fit.residuals)[keep]
+    r = np.log(rows.L[keep] / fit.law.loss(rows.N[keep], rows.D[keep]))
     # What Huber's loss discounts must not count in full here.
     reach = 3 * max(fit.scale, 1e-12)
     r = np.clip(r, -reach, reach)
