@@ -16,8 +16,9 @@ import pandas as pd
 from flops_fit.errors import DataError
 from flops_fit.report.checklist import ASK, checklist
 from flops_fit.report.plots import figures
-from flops_fit.report.series import holdout_series, isoflop_series, optimum_series, residual_series
+from flops_fit.report.series import all_series
 from flops_fit.report.tables import (
+    CANDIDATES_SAY,
     answer_table,
     candidate_table,
     data_line,
@@ -76,6 +77,7 @@ $answers
 <p>$holdout.</p>
 $figures
 <h2>Candidates</h2>
+<p>$candidates_say.</p>
 $candidates
 <h2>Fitted laws</h2>
 $parameters
@@ -107,9 +109,10 @@ def save_report(analysis: ScalingAnalysis, folder: str | Path, *, command: str |
     folder = Path(folder)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        drawn = figures(analysis)
+        series = all_series(analysis)
+        drawn = figures(analysis, series)
         _save_figures(drawn, folder / "figures")
-        for name, frame in _figure_data(analysis).items():
+        for name, frame in series.items():
             _write(folder / "figures" / f"{name}.csv", _csv(frame))
         _write(folder / "optimal.csv", _csv(optimal(analysis)))
         _write(folder / "runs.csv", _csv(analysis.runs))
@@ -138,6 +141,7 @@ def render_page(analysis: ScalingAnalysis, drawn: list[Figure], *, command: str 
         warnings=warnings,
         answers=_table(answer_table(analysis)),
         holdout=escape(holdout_line(analysis)).capitalize(),
+        candidates_say=CANDIDATES_SAY.capitalize(),
         candidates=_table(candidate_table(analysis)),
         figures=pictures,
         parameters=_table(parameter_table(analysis)),
@@ -145,13 +149,6 @@ def render_page(analysis: ScalingAnalysis, drawn: list[Figure], *, command: str 
         excluded="" if excluded.empty else f"<h2>Left out</h2>\n{_table(excluded)}",
         checklist=audit,
     )
-
-
-def _figure_data(analysis: ScalingAnalysis) -> dict[str, pd.DataFrame]:
-    optimum = optimum_series(analysis)
-    data = {"isoflop": isoflop_series(analysis), "optimum": optimum, "frontier": optimum}
-    data |= {"residuals": residual_series(analysis), "holdout": holdout_series(analysis)}
-    return {name: frame for name, frame in data.items() if not frame.empty}
 
 
 def _save_figures(drawn: list[Figure], folder: Path) -> None:

@@ -36,10 +36,10 @@ def isoflop_series(analysis: ScalingAnalysis) -> pd.DataFrame:
     """Runs by budget, the runs left out, the parabola of each budget and its minimum.
 
     Returns:
-        kind (run, excluded, curve, minimum), run_id, compute_budget, num_params, loss, num_params_low and
+        kind (run, excluded, curve, minimum), run_id, compute_budget, flops, num_params, loss, num_params_low and
         num_params_high (95 % interval of a minimum), inside (of a curve: among the sizes that were run), reason.
     """
-    runs = analysis.runs[["run_id", "compute_budget", "num_params", "loss"]].assign(kind="run")
+    runs = analysis.runs[["run_id", "compute_budget", "flops", "num_params", "loss"]].assign(kind="run")
     parts = [runs, _excluded(analysis)]
     for budget in analysis.isoflop.budgets if analysis.isoflop else ():
         if budget.status is not BudgetStatus.OK or budget.num_params is None:
@@ -71,7 +71,7 @@ def isoflop_series(analysis: ScalingAnalysis) -> pd.DataFrame:
             "num_params_high": budget.num_params * np.exp(half),
         }
         parts.append(pd.DataFrame([minimum]))
-    columns = "kind run_id compute_budget num_params loss num_params_low num_params_high inside reason".split()
+    columns = "kind run_id compute_budget flops num_params loss num_params_low num_params_high inside reason".split()
     return _stacked(parts).reindex(columns=columns)
 
 
@@ -196,6 +196,14 @@ def holdout_series(analysis: ScalingAnalysis) -> pd.DataFrame:
                 row |= {"factor": point.hidden / point.visible, "error": float(np.expm1(error))}
                 rows.append(row | {"truth_se": point.se.get(answer, np.nan)})
     return pd.DataFrame(rows)
+
+
+def all_series(analysis: ScalingAnalysis) -> dict[str, pd.DataFrame]:
+    """The data of every figure, by its name; only those that have any."""
+    optimum = optimum_series(analysis)
+    series = {"isoflop": isoflop_series(analysis), "optimum": optimum, "frontier": optimum}
+    series |= {"residuals": residual_series(analysis), "holdout": holdout_series(analysis)}
+    return {name: frame for name, frame in series.items() if not frame.empty}
 
 
 def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
 
 BEYOND = "beyond the data"
+CANDIDATES_SAY = (
+    "candidates, by the budgets hidden from them: error on the largest, rms per factor e of compute, weight"
+)
 _MOST_ROWS = 14
 _UNKNOWN = (math.nan, math.nan)
 
@@ -149,15 +152,15 @@ def parameter_table(analysis: ScalingAnalysis) -> pd.DataFrame:
 
 
 def candidate_table(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """What hidden budgets say for each form: its error on the largest, per factor e over all, and its weight."""
+    """What hidden budgets say for each form: its error on the largest, its rms per factor e of compute, its weight."""
     told, combination = holdout_series(analysis), analysis.combination
     rows = []
     for name in combination.forms:
         row: dict[str, str] = {"candidate": name}
         for answer, short in zip(FORETOLD, ("N", "loss"), strict=True):
             scored = combination.scores[answer][name]
-            row[f"{short} error, largest budget"] = _largest_error(told, name, answer)
-            row[f"{short} rms per e-fold"] = "" if scored.rms is None else f"{100 * scored.rms:.2g}%"
+            row[f"{short} error"] = _largest_error(told, name, answer)
+            row[f"{short} rms"] = "" if scored.rms is None else f"{100 * scored.rms:.2g}%"
             row[f"{short} weight"] = f"{combination.weights(answer).get(name, 0.0):.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
@@ -214,7 +217,7 @@ def answer_text(analysis: ScalingAnalysis) -> str:
         "",
         as_text(answer_table(analysis)),
     ]
-    parts += ["", as_text(candidate_table(analysis)), "", as_text(parameter_table(analysis))]
+    parts += ["", CANDIDATES_SAY, as_text(candidate_table(analysis)), "", as_text(parameter_table(analysis))]
     budgets = isoflop_table(analysis)
     if not budgets.empty:
         thin = budgets["status"] == str(BudgetStatus.TOO_FEW_SIZES)
