@@ -36,8 +36,8 @@ LOG_E_FLOOR = -30.0
 TOLERANCE = 1e-9
 MAX_ITERATIONS = 400
 
-# Residuals below this are rounding, not misfit.
-ROUNDING = 1e-13
+# A step that moves the predictions by less is rounding.
+ROUNDING = 1e-14
 
 # Rows say which of (a, alpha, b, beta, e) move together.
 FREE = np.eye(5)
@@ -108,7 +108,7 @@ class Expansion:
             np.where(keep[:, None, None], self.majoriser, other.majoriser),
         )
 
-    def __getitem__(self, index: BoolArray) -> Expansion:
+    def __getitem__(self, index: BoolArray | IntArray) -> Expansion:
         return Expansion(self.value[index], self.gradient[index], self.hessian[index], self.majoriser[index])
 
 
@@ -254,7 +254,7 @@ def _descend(
             there = objective.expand(p_next, w)
             better = there.value <= here.value
             # A damped step promises less than is left to gain.
-            reached = promise * (1 + damp) <= TOLERANCE * np.maximum(here.value, floor)
+            reached = promise * (1 + damp) <= np.maximum(TOLERANCE * here.value, floor)
             done = reached | (damp > 1e10)
             gain = (here.value - there.value) / np.maximum(foreseen, 1e-300)
             damp = damp * np.select([~better, gain > 0.7, gain > 0.2], [5.0, 0.2, 1.0], 3.0)
