@@ -36,7 +36,8 @@ def batch_samples(batch: Any) -> int:
     Raises:
         DataError: It holds no tensor.
     """
-    for leaf in tree_leaves(batch):
+    # A mapping that is no dict, such as a tokenizer's, would count as one leaf.
+    for leaf in tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
     raise DataError("a batch holds no tensor", hint="items must be pairs or mappings of tensors, arrays or numbers")

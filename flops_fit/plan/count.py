@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import inspect
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -34,8 +36,6 @@ class SizeCount:
         matmul: Parameters in matrix products: two or more dimensions, embedding look-ups left out.
         total: All parameters.
         non_embedding: ``total`` less look-ups and less output heads of the same shape.
-        flops_per_sample: Forward and backward of one sample [FLOPs], None where it could not be counted.
-        why_not_counted: The reason for a missing ``flops_per_sample``.
     """
 
     size: int
@@ -43,8 +43,6 @@ class SizeCount:
     matmul: int
     total: int
     non_embedding: int
-    flops_per_sample: float | None = None
-    why_not_counted: str | None = None
 
 
 def constructor(model_cls: Callable[..., nn.Module], size_param: str, model_kwargs: dict[str, Any]) -> Build:
@@ -53,7 +51,7 @@ def constructor(model_cls: Callable[..., nn.Module], size_param: str, model_kwar
     Raises:
         PlanError: ``model_cls`` does not accept ``size_param`` or one of ``model_kwargs``.
     """
-    name = getattr(model_cls, "__qualname__", str(model_cls))
+    name = getattr(model_cls, "__qualname__", type(model_cls).__qualname__)
     if not callable(model_cls):
         raise PlanError(f"model_cls={model_cls!r} is not a class or factory function", hint="pass the class itself")
     if isinstance(model_cls, nn.Module):
@@ -72,6 +70,11 @@ def constructor(model_cls: Callable[..., nn.Module], size_param: str, model_kwar
                 hint="name the size parameter as the constructor does, and leave unknown arguments out",
             )
     fixed = {k: v for k, v in model_kwargs.items() if k != size_param}
+    if signature is not None:
+        try:
+            signature.bind(**fixed, **{size_param: 1})
+        except TypeError as error:
+            raise PlanError(f"{name}: {error}", hint="give it in model_kwargs") from None
     return lambda size: model_cls(**fixed, **{size_param: size})
 
 
@@ -111,6 +114,7 @@ class SizeCounter:
     def __init__(self, build: Build, example_batch: Any = None, loss: Loss | None = None) -> None:
         self._build, self._batch, self._loss = build, example_batch, loss
         self._known: dict[int, SizeCount | BuildError] = {}
+        self._costs: dict[int, float] = {}
 
     def __call__(self, size: int) -> SizeCount:
         """Count one size.
@@ -129,8 +133,18 @@ class SizeCounter:
             raise known
         return known
 
+    def flops_per_sample(self, size: int) -> float:
+        """Forward and backward of one sample [FLOPs].
+
+        Raises:
+            PlanError: It cannot be counted.
+        """
+        if size not in self._costs:
+            self._costs[size] = self._flops(size)
+        return self._costs[size]
+
     def _count(self, size: int) -> SizeCount:
-        model, on_meta = self._construct(size)
+        model, _ = self._construct(size)
         embeddings = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
         lookups = {id(w) for w in embeddings}
         # A head has its embedding's shape; a tied one is its embedding, and does take part in a product.
@@ -139,46 +153,61 @@ class SizeCounter:
         tied = {id(w) for w in heads} & lookups
         parameters = list(model.parameters())
         outside = lookups | {id(w) for w in heads}
-        flops, why_not = self._flops(model, on_meta)
         return SizeCount(
             size=size,
             num_params=checked_num_params(model),
             matmul=sum(p.numel() for p in parameters if p.ndim >= 2 and (id(p) not in lookups or id(p) in tied)),
             total=sum(p.numel() for p in parameters),
             non_embedding=sum(p.numel() for p in parameters if id(p) not in outside),
-            flops_per_sample=flops,
-            why_not_counted=why_not,
         )
 
     def _construct(self, size: int) -> tuple[nn.Module, bool]:
-        try:
-            with torch.device("meta"):
+        """The model, and whether it is on the meta device; the global random states stay as they were."""
+        with _undisturbed_randomness():
+            try:
+                with torch.device("meta"):
+                    model = self._build(size)
+                if isinstance(model, nn.Module):
+                    checked_num_params(model)
+                    return model, True
+            except Exception:
+                pass  # constructors that read values (.item(), numpy) fail on meta; a real build says what is wrong
+            try:
                 model = self._build(size)
-            if isinstance(model, nn.Module):
-                checked_num_params(model)
-                return model, True
-        except Exception:
-            pass  # constructors that read values (.item(), numpy) fail on meta; a real build says what is wrong
-        generator = torch.random.get_rng_state()
-        try:
-            model = self._build(size)
-        except Exception as error:
-            raise BuildError(f"size {size} cannot be built: {type(error).__name__}: {error}") from error
-        finally:
-            torch.random.set_rng_state(generator)  # counting must not change what a later run draws
+            except Exception as error:
+                raise BuildError(f"size {size} cannot be built: {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             raise PlanError(f"the model factory returned {type(model).__qualname__}, not a torch.nn.Module")
         return model, False
 
-    def _flops(self, model: nn.Module, on_meta: bool) -> tuple[float | None, str | None]:
+    def _flops(self, size: int) -> float:
+        hint = "use flops='6nd', or let the model and the loss run on the meta device"
         if self._batch is None or self._loss is None:
-            return None, "no example batch and loss were given"
-        model = model if on_meta else copy.deepcopy(model).to("meta")
-        batch = tree_map_only(Tensor, lambda t: t.to("meta"), self._batch)
+            raise PlanError("FLOPs cannot be counted without an example batch and a loss", hint=hint)
+        model, on_meta = self._construct(size)
+        model = model if on_meta else model.to("meta")
+        batch = dict(self._batch) if isinstance(self._batch, Mapping) else self._batch
+        batch = tree_map_only(Tensor, lambda t: t.to("meta"), batch)
         try:
             # On the CPU attention has no FLOP formula and counts as nothing; on meta it is counted in full.
             with FlopCounterMode(display=False) as counter:
                 self._loss(model, batch).backward()  # type: ignore[no-untyped-call]
         except Exception as error:
-            return None, f"{type(error).__name__}: {error}"
-        return counter.get_total_flops() / batch_samples(self._batch), None
+            why = f"{type(error).__name__}: {error}"
+            raise PlanError(f"the FLOPs of size {size} could not be counted: {why}", hint=hint) from error
+        flops: int = counter.get_total_flops()
+        if not flops:
+            raise PlanError(f"the FLOPs of size {size} could not be counted: none were seen", hint=hint)
+        return flops / batch_samples(self._batch)
+
+
+@contextlib.contextmanager
+def _undisturbed_randomness() -> Iterator[None]:
+    """Counting must not change what a later run draws."""
+    python, legacy, generator = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.random.set_rng_state(generator)

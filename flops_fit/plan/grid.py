@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from numbers import Real
+
+import numpy as np
 
 from flops_fit.errors import PlanError
+from flops_fit.units import format_flops
 
 # Hoffmann et al. 2022 (arXiv:2203.15556) found about 20 tokens per parameter; with C = 6ND that is N = sqrt(C / 120).
 EXPECTED_TOKENS_PER_PARAM = 20.0
@@ -20,22 +24,32 @@ MAX_BATCH_TOKENS = 2**19
 
 
 def checked_budgets(budgets: Iterable[float]) -> list[float]:
-    """Budgets, ascending and distinct.
+    """Budgets, ascending; those that agree to six digits, which is what a run's name holds, are one.
 
     Raises:
         PlanError: None, or one that is not a positive finite number.
     """
-    budgets = list(budgets)
-    bad = [b for b in budgets if isinstance(b, bool) or not isinstance(b, (int, float)) or not 0 < b < math.inf]
+    bad: list[object] = [budgets]  # one number or text alone is no list
+    if not isinstance(budgets, (str, Real)):
+        budgets = list(budgets)
+        bad = [b for b in budgets if isinstance(b, bool) or not isinstance(b, Real) or not 0 < float(b) < math.inf]
     if bad or not budgets:
-        what = f"compute budgets must be positive numbers of FLOPs; got {', '.join(map(repr, bad)) or 'none'}"
-        raise PlanError(what, hint="write for example compute_budgets=[1e17, 3e17, 1e18]")
-    return sorted({float(b) for b in budgets})
+        raise PlanError(
+            f"compute budgets must be a list of positive numbers of FLOPs; got {', '.join(map(repr, bad)) or 'none'}",
+            hint="write for example compute_budgets=[1e17, 3e17, 1e18]",
+        )
+    return sorted({format_flops(b, 6): float(b) for b in budgets}.values())
 
 
 def sensible_multiple(size: int) -> int:
-    """What a size is rounded to: 64 for large widths, the power of two next below an eighth for small ones."""
-    return min(64, 2 ** max(0, int(math.log2(max(size, 1) / 8)))) if size >= 8 else 1
+    """What a size is rounded to: 64 for large widths, the power of two next below an eighth for small ones.
+
+    A size beyond 65,536 is no width, and is rounded to about a thousandth of itself.
+    """
+    if size < 8:
+        return 1
+    eighth, thousandth = (1 << max(0, int(math.log2(size / part))) for part in (8, 1024))
+    return max(min(64, eighth), thousandth)
 
 
 def ladder(largest: int, multiple: int | None, smallest: int = 1) -> list[int]:
@@ -59,16 +73,42 @@ def log_spaced(low: float, high: float, count: int) -> list[float]:
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
 
 
-def pick_sizes(targets: Sequence[float], params: Sequence[tuple[int, int]]) -> list[int]:
-    """For every target N the nearest size not yet taken, by log N; ``params`` are (size, N)."""
-    free = dict(params)
+def pick_sizes(
+    targets: Sequence[float], candidates: Sequence[int], num_params: Callable[[int], int | None]
+) -> list[int]:
+    """For every target N the nearest candidate not yet taken, by log N; none farther off than the next target is.
+
+    Sizes cost time to build, so N is interpolated between those built so far, and the candidate that looks nearest is
+    built until the nearest is one that was.
+
+    Args:
+        targets: Wanted N, ascending and evenly spaced in the logarithm.
+        candidates: Sizes, ascending; the first and the last can be built.
+        num_params: From size to N, or None where it cannot be built.
+
+    Returns:
+        Sizes, ascending.
+    """
+    spacing = math.log(targets[-1] / targets[0]) / (len(targets) - 1) if len(targets) > 1 else math.inf
+    ends = (candidates[0], candidates[-1])
+    built = {size: count for size in ends if (count := num_params(size)) is not None}
+    free = list(candidates)
     chosen: list[int] = []
     for target in targets:
-        if not free:
-            break
-        size = min(free, key=lambda s: abs(math.log(free[s] / target)))
-        chosen.append(size)
-        del free[size]
+        while free:
+            known = np.log(sorted(built.items()))
+            distances = np.abs(np.interp(np.log(free), known[:, 0], known[:, 1]) - math.log(target))
+            size = free[int(np.argmin(distances))]
+            if size in built:
+                if np.min(distances) <= spacing * (1 + 1e-9):
+                    chosen.append(size)
+                    free.remove(size)
+                break
+            count = num_params(size)
+            if count is None:
+                free.remove(size)
+            else:
+                built[size] = count
     return sorted(chosen)
 
 

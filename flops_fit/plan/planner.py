@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from flops_fit.batch import Unit, batch_samples, batch_tokens, batch_unit
+from flops_fit.batch import Unit, batch_inputs, batch_samples, batch_targets, batch_tokens, batch_unit
 from flops_fit.errors import PlanError
 from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SweepPlan
 from flops_fit.plan.count import Build, BuildError, Loss, SizeCount, SizeCounter, constructor
@@ -50,12 +51,16 @@ class SizeChoice:
     def __post_init__(self) -> None:
         counts = {"num_sizes_per_budget": self.num_sizes_per_budget, "min_size": self.min_size}
         counts |= {"max_size": self.max_size, "size_multiple": self.size_multiple}
-        counts |= {f"sizes[{i}]": s for i, s in enumerate(self.sizes or ())}
-        bad = [f"{k}={v!r}" for k, v in counts.items() if v is not None and (not isinstance(v, int) or v < 1)]
-        if bad or (self.sizes is not None and not self.sizes):
+        counts |= {f"sizes[{i}]": s for i, s in enumerate(() if self.sizes is None else self.sizes)}
+        bad = [f"{k}={v!r}" for k, v in counts.items() if v is not None and not _is_count(v)]
+        if bad or (self.sizes is not None and len(self.sizes) == 0):
             raise PlanError(f"sizes must be positive whole numbers; got {', '.join(bad) or 'an empty list'}")
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise PlanError(f"min_size={self.min_size} is larger than max_size={self.max_size}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 @dataclass(kw_only=True)
@@ -99,29 +104,22 @@ class Planner:
         """
         if self.rule == "6nd":
             return self.flops_per_param_per_token * count.num_params
-        if not count.flops_per_sample:
-            raise PlanError(
-                f"the FLOPs of size {count.size} could not be counted: {count.why_not_counted or 'none were seen'}",
-                hint="use flops='6nd', or let the model and the loss run on the meta device",
-            )
-        return count.flops_per_sample / self.tokens_per_sample
+        return self.counter.flops_per_sample(count.size) / self.tokens_per_sample
 
     def sizes_for(self, C: float) -> list[int]:
         """The sizes to train at a budget, before cells are judged."""
         if self.choice.sizes is not None:
-            return sorted(set(self.choice.sizes))
-        low, high = self._range(C)
-        params = self._params_between(low, high)
-        return pick_sizes(log_spaced(low, high, self.choice.num_sizes_per_budget), params)
-
-    def _range(self, C: float) -> tuple[float, float]:
-        """The range of N: what the user bounded, else a factor HALF_RANGE to either side of the expected optimum."""
+            return sorted({int(size) for size in self.choice.sizes})
         centre = self.expected_optimum(C)
+        candidates = self._candidates(centre * HALF_RANGE)
         low, high = centre / HALF_RANGE, centre * HALF_RANGE
-        for bound in (self.choice.min_size, self.choice.max_size):
-            if bound is not None and (count := self.count(bound)) is not None:
-                low, high = (count.num_params, high) if bound == self.choice.min_size else (low, count.num_params)
-        return (low, max(low, high))
+        if self.choice.min_size is not None:
+            low = self.counter(candidates[0]).num_params
+        if self.choice.max_size is not None:
+            high = self.counter(candidates[-1]).num_params
+        targets = log_spaced(low, max(low, high), self.choice.num_sizes_per_budget)
+        # Where all sizes are outside the range the nearest is judged like any other cell, and the reason told.
+        return pick_sizes(targets, candidates, self._num_params) or pick_sizes([centre], candidates, self._num_params)
 
     def expected_optimum(self, C: float) -> float:
         """N at which C buys EXPECTED_TOKENS_PER_PARAM; sqrt(C / 120) for C = 6ND."""
@@ -129,42 +127,54 @@ class Planner:
         if self.rule == "6nd":
             return N * math.sqrt(6 / self.flops_per_param_per_token)
         for _ in range(8):  # a fixed point: the cost per token changes slowly with N
-            sizes = self._params_between(N / 2, N * 2)
-            near = min(sizes, key=lambda s: abs(math.log(s[1] / N)))
-            count = self.counter(near[0])
+            candidates = self._candidates(N)
+            if not candidates:
+                return N  # no size can be built, which the plan tells size by size
+            count = self.counter(pick_sizes([N], candidates, self._num_params)[0])
             per_param = self.flops_per_token(count) / count.num_params
             N = math.sqrt(C / (per_param * EXPECTED_TOKENS_PER_PARAM))
         return N
 
-    def _params_between(self, low: float, high: float) -> list[tuple[int, int]]:
-        """(size, N) of every buildable sensible size in the range and one to either side, by bisection."""
+    def _num_params(self, size: int) -> int | None:
+        count = self.count(size)
+        return None if count is None else count.num_params
 
-        def num_params(size: int) -> int | None:
-            count = self.count(size)
-            return None if count is None else count.num_params
+    def _candidates(self, N: float) -> list[int]:
+        """Sensible sizes up to the user's largest, or the first of at least N; the ends can be built."""
+        if self.choice.sizes is not None:
+            return [size for size in sorted({int(s) for s in self.choice.sizes}) if self._probe(size) is not None]
+        smallest = self._smallest()
+        largest = self.choice.max_size or bracket(self._probe, N, start=smallest)
+        candidates = ladder(largest, self.choice.size_multiple, smallest)
+        while self._probe(candidates[-1]) is None:
+            candidates.pop()
+        return candidates
 
-        lowest, largest = self.choice.min_size or 1, self.choice.max_size
-        if largest is None:
-            largest = bracket(num_params, high, start=max(lowest, self.choice.size_multiple or 1))
-        candidates = ladder(largest, self.choice.size_multiple, lowest) or [largest]
-        first, last = 0, len(candidates)
-        while last - first > 1:  # the last candidate that is still below the range
-            middle = (first + last) // 2
-            below = next((n for s in candidates[middle:last] if (n := num_params(s)) is not None), math.inf)
-            first, last = (middle, last) if below < low else (first, middle)
-        found: list[tuple[int, int]] = []
-        for size in candidates[first:]:
-            N = num_params(size)
-            if N is not None:
-                found.append((size, N))
-                if N > high:
-                    break
-        if not found:
-            raise PlanError(
-                f"no size between {lowest} and {largest} can be built",
-                hint="; ".join(dict.fromkeys(d.reason for d in self.dropped)) or None,
-            )
-        return found
+    def _smallest(self) -> int:
+        """The first sensible size that can be built, from the user's smallest on.
+
+        Raises:
+            PlanError: There is none; sizes far above a thousand are not tried, since building them may be costly.
+        """
+        lowest = self.choice.min_size or 1
+        tried = ladder(self.choice.max_size or max(1024, 4 * lowest), self.choice.size_multiple, lowest)
+        why_not = f"none is a multiple of {self.choice.size_multiple}"
+        for size in tried:
+            try:
+                self.counter(size)
+            except BuildError as error:
+                why_not = error.problem
+            else:
+                return size
+        largest = tried[-1] if tried else self.choice.max_size
+        raise PlanError(f"no size from {lowest} to {largest} can be built; {why_not}", hint="give sizes=[...]")
+
+    def _probe(self, size: int) -> int | None:
+        """N of a size that nobody asked for; not being able to build it is no news."""
+        try:
+            return self.counter(size).num_params
+        except BuildError:
+            return None
 
     def experiments_for(self, C: float, seeds: Sequence[int], size_param: str) -> list[Experiment]:
         """The cells of one budget that can be trained; the others go to ``dropped``."""
@@ -254,7 +264,7 @@ def plan_sweep(
         loss_function = loss_fn
 
         def loss(model: nn.Module, batch: Any) -> Any:
-            return loss_function(model(batch[0]), batch[1])
+            return loss_function(model(batch_inputs(batch)), batch_targets(batch))
 
     choice = SizeChoice(
         num_sizes_per_budget=num_sizes_per_budget,
@@ -305,6 +315,7 @@ def make_plan(
 ) -> SweepPlan:
     """As ``plan_sweep``, for anything that builds a model from a size; ``auto_batch`` chooses the batch."""
     budgets = checked_budgets(compute_budgets)
+    seeds = _checked_seeds(seeds)
     unit = unit or (batch_unit(example_batch) if example_batch is not None else "tokens")
     per_sample = 1
     if example_batch is not None:
@@ -350,6 +361,13 @@ def make_plan(
         batch_size=batch_size,
         tokens_per_sample=per_sample,
     )
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    bad = [s for s in seeds if isinstance(s, bool) or not isinstance(s, Integral) or not 0 <= s < 2**32]
+    if bad or len(seeds) == 0:
+        raise PlanError(f"seeds must be whole numbers from 0 to 2**32 - 1; got {', '.join(map(repr, bad)) or 'none'}")
+    return list(dict.fromkeys(int(s) for s in seeds))
 
 
 def _budget_warnings(planner: Planner, C: float, cells: list[Experiment]) -> list[str]:
