@@ -108,7 +108,7 @@ class ParametricLaw:
         """Least compute that reaches loss L [FLOPs]; infinite where L <= E."""
         L = np.asarray(L, float)
         above = np.asarray(self.optimal_loss(1.0, rule) - self.E)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             C = np.exp((np.log(above) - np.log(L - self.E)) / self.frontier_exponent(rule))
         return _quiet(np.where(L > self.E, C, np.inf))
 
@@ -122,7 +122,7 @@ class ParametricLaw:
 
     def _solve(self, L: ArrayLike, other: Any, scale: Any, power: Any) -> Any:
         rest = np.asarray(np.asarray(L, float) - self.E - other)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return _quiet(np.where(rest > 0, (np.asarray(scale) / rest) ** (1 / np.asarray(power)), np.inf))
 
     def log_loss_gradient(self, N: ArrayLike, D: ArrayLike) -> FloatArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from numbers import Real
 from typing import Self
 
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
@@ -12,23 +13,29 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SECONDS |= {"sec": 1.0, "second": 1.0, "m": 60.0, "minute": 60.0, "hr": 3600.0, "hour": 3600.0, "day": 86400.0}
 
 # One PF-day is 1e15 FLOP/s held for a day (Kaplan et al. 2020, arXiv:2001.08361, section 1.3).
-_FLOPS = {f"{p}{w}": s for p, s in _SCALES.items() if p not in ("k", "b") for w in ("flop", "flops")}
-_FLOPS |= {"": 1.0, "gf-day": 86400e9, "tf-day": 86400e12, "pf-day": 86400e15, "ef-day": 86400e18}
+_RATES = {"g": "giga", "t": "tera", "p": "peta", "e": "exa", "z": "zetta"}
+_FLOPS = {f"{p}flop": s for p, s in _SCALES.items() if p not in ("k", "b")} | {"": 1.0}
+_FLOPS |= {f"{p}{w}-day": 86400 * _SCALES[p] for p in _RATES for w in ("f", "flop", "flops", "flop/s")}
+_FLOPS |= {f"{word}flop{w}-day": 86400 * _SCALES[p] for p, word in _RATES.items() for w in ("", "s", "/s")}
 _COUNTS = {p: s for p, s in _SCALES.items() if p in ("", "k", "m", "b", "g", "t")}
 
-_AMOUNT = re.compile(r"\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z -]*)?\s*", re.IGNORECASE)
+# Commas only between groups of three: "1,5" is one and a half to half of the world, and must not be read as fifteen.
+_AMOUNT = re.compile(
+    r"\s*([+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/ -]*)?\s*",
+    re.IGNORECASE,
+)
 
 
 def _parse(text: str | float, units: dict[str, float], what: str, example: str) -> float:
-    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+    if isinstance(text, bool) or not isinstance(text, (str, Real)):
         raise ValueError(f"{text!r} is not {what}; write for example {example}")
-    if isinstance(text, (int, float)):
+    if isinstance(text, Real):
         return float(text)
     match = _AMOUNT.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not {what}; write for example {example}")
-    unit = (match[2] or "").strip().lower()
-    for spelling in (unit, unit.replace(" ", "-"), unit.removesuffix("s")):
+    unit = re.sub(r"[ -]+", "-", (match[2] or "").strip().lower())
+    for spelling in (unit, unit.removesuffix("s")):
         if spelling in units:
             return float(match[1].replace("_", "").replace(",", "")) * units[spelling]
     close = difflib.get_close_matches(unit, [u for u in units if u], n=1)
@@ -84,11 +91,9 @@ def format_count(value: float, digits: int = 3) -> str:
 
 def format_flops(value: float, digits: int = 3) -> str:
     """Write an amount of compute as the field does: 2e+10, 3.16e+18."""
-    return f"{value:.{digits}g}" if value == 0 else _trim(f"{value:.{digits - 1}e}")
-
-
-def _trim(text: str) -> str:
-    mantissa, _, exponent = text.partition("e")
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{exponent}"
 
 
