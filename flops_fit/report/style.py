@@ -44,8 +44,11 @@ def legend_below(figure: Figure) -> None:
     """One legend for all panels."""
     named = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if named:
-        columns = min(len(named), 10)
-        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        # A letter is about a twelfth of an inch; a legend does not wrap by itself.
+        columns = max(1, int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, named)))))
+        figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=min(columns, len(named)), frameon=False
+        )
 
 
 def new_axes(size: tuple[float, float]) -> Axes:
@@ -86,7 +89,7 @@ def draw_dots(
         ax.scatter(
             frame[x].astype(float),
             frame[y].astype(float),
-            s=size,
+            s=size if len(frame) <= _MANY else size / 5,
             color=color,
             marker=marker,
             linewidths=0,
