@@ -72,7 +72,8 @@ class Runs:
         """The solver's q of theta = (log A, alpha, log B, beta, log E), shape (..., 5)."""
         x0, z0, y0 = self.means
         a, alpha, b, beta, log_e = np.moveaxis(np.asarray(theta, float), -1, 0)
-        return np.stack([a - alpha * x0 - y0, alpha, b - beta * z0 - y0, beta, np.exp(log_e - y0)], axis=-1)
+        e = np.where(log_e - y0 > LOG_E_FLOOR + 1e-9, np.exp(log_e - y0), 0.0)
+        return np.stack([a - alpha * x0 - y0, alpha, b - beta * z0 - y0, beta, e], axis=-1)
 
     def theta(self, q: FloatArray) -> FloatArray:
         """The inverse of ``coordinates``."""

@@ -123,7 +123,7 @@ def jackknife_interval(estimate: Any, estimates: ArrayLike, level: float = 0.95)
 def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
     """Central interval of draws along the first axis. Infinite draws count; those that are no number do not."""
     draws = np.asarray(draws, float)
-    low, high = 0.5 - level / 2, 0.5 + level / 2
+    low, high = np.round([0.5 - level / 2, 0.5 + level / 2], 12)
     # No interpolation: halfway between two infinities is no number.
     return np.nanquantile(draws, low, axis=0, method="lower"), np.nanquantile(draws, high, axis=0, method="higher")
 

