@@ -53,8 +53,9 @@ def test_the_exponents_are_the_slopes_of_the_optimum(
 
 
 @given(laws, rules, budgets)
-def test_the_frontier_is_a_power_law_above_E(law: ParametricLaw, rule: ComputeRule, C: float) -> None:
-    reducible = [law.optimal_loss(c, rule) - law.E for c in (C, 2 * C)]
+def test_the_frontier_is_a_power_law_above_what_is_irreducible(law: ParametricLaw, rule: ComputeRule, C: float) -> None:
+    law = replace(law, E=0.0)  # else most digits of what is above E are lost
+    reducible = [law.optimal_loss(c, rule) for c in (C, 2 * C)]
     assert reducible[1] / reducible[0] == pytest.approx(2 ** -law.frontier_exponent(rule), rel=1e-6)
 
 
@@ -99,7 +100,7 @@ def test_amounts_beyond_all_floats_are_infinite_without_a_warning() -> None:
 
 
 @given(laws, st.floats(1e-3, 1e3))
-def test_the_unit_of_N_moves_only_A(law: ParametricLaw, unit: float) -> None:
+def test_the_unit_of_size_moves_only_its_scale(law: ParametricLaw, unit: float) -> None:
     rescaled = replace(law, A=law.A * unit**law.alpha)
     assert rescaled.loss(1e8 * unit, 1e10) == pytest.approx(law.loss(1e8, 1e10))
 

@@ -84,8 +84,20 @@ def test_every_spelling_of_a_count(text: str | float, count: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("45min", 2700), ("45 m", 2700), ("2h", 7200), ("2 hours", 7200), ("1.5 days", 129600), ("90", 90), ("90 s", 90)]
-    + [("30 sec", 30), ("2 mins", 120), ("1 hr", 3600), (90, 90), (0.5, 0.5)],
+    [
+        ("45min", 2700),
+        ("45 m", 2700),
+        ("2h", 7200),
+        ("2 hours", 7200),
+        ("1.5 days", 129600),
+        ("90", 90),
+        ("90 s", 90),
+        ("30 sec", 30),
+        ("2 mins", 120),
+        ("1 hr", 3600),
+        (90, 90),
+        (0.5, 0.5),
+    ],
 )
 def test_every_spelling_of_a_time(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -170,8 +182,18 @@ def test_counts_are_written_briefly(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(2e10, "2e+10"), (3.1623e18, "3.16e+18"), (9.999e17, "1e+18"), (1e18, "1e+18"), (5, "5e+00"), (0, "0")]
-    + [(-3e18, "-3e+18"), (math.inf, "inf"), (-math.inf, "-inf"), (math.nan, "nan")],
+    [
+        (2e10, "2e+10"),
+        (3.1623e18, "3.16e+18"),
+        (9.999e17, "1e+18"),
+        (1e18, "1e+18"),
+        (5, "5e+00"),
+        (0, "0"),
+        (-3e18, "-3e+18"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (math.nan, "nan"),
+    ],
 )
 def test_compute_is_written_as_the_field_does(value: float, text: str) -> None:
     assert format_flops(value) == text
@@ -179,8 +201,17 @@ def test_compute_is_written_as_the_field_does(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (45.4, "45 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3599.7, "1 h 00 min")]
-    + [(12_000, "3 h 20 min"), (360_000, "100 h 00 min"), (math.inf, "unknown"), (math.nan, "unknown")],
+    [
+        (0, "0 s"),
+        (45.4, "45 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (12_000, "3 h 20 min"),
+        (360_000, "100 h 00 min"),
+        (math.inf, "unknown"),
+        (math.nan, "unknown"),
+    ],
 )
 def test_times_are_written_briefly(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
