@@ -264,7 +264,7 @@ def plot_holdout(
         ax.plot(best["factor"], best["percent"], "*", ms=15, mfc="white", mec="black", label="headline", zorder=5)
     ax.set_xscale("log")
     factors = _apart(np.unique(series["factor"].to_numpy(float)))
-    ax.set_xticks(factors, [f"{factor:.2g}x" for factor in factors])
+    ax.set_xticks(factors, [f"{factor:.3g}x" for factor in factors])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("largest budget over the largest that was fitted")
     ax.set_ylabel("error of the forecast of " + ("the loss [%]" if answer == "loss" else "N_opt [%]"))

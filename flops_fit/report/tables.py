@@ -180,7 +180,7 @@ def holdout_line(analysis: ScalingAnalysis) -> str:
     largest, told = analysis.holdout.largest, holdout_series(analysis)
     names = {"loss": "loss", "num_params": "N_opt"}
     errors = [f"{said} {e}" for answer, said in names.items() if (e := _largest_error(told, HEADLINE, answer))]
-    where = f"{format_flops(largest.hidden)} FLOPs, {largest.hidden / largest.visible:.2g}x beyond the rest"
+    where = f"{format_flops(largest.hidden)} FLOPs, {largest.hidden / largest.visible:.3g}x beyond the rest"
     return f"hold-out of the largest budget ({where}): forecast off by " + (", ".join(errors) or "nothing to compare")
 
 
