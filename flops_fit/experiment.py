@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from flops_fit.errors import PlanError
@@ -136,6 +137,17 @@ class SweepPlan:
         return pd.DataFrame([e.to_dict() for e in self.experiments])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as ``plan.json`` holds them."""
-        values = asdict(self) | {"experiments": [e.to_dict() for e in self.experiments]}
+        """Plain types, as ``plan.json`` holds them; an argument of the model that is no plain value by its name."""
+        values = asdict(replace(self, model_kwargs={})) | {"model_kwargs": _plain(self.model_kwargs)}
+        values |= {"experiments": [e.to_dict() for e in self.experiments]}
         return values | {"num_experiments": self.num_experiments, "total_flops": self.total_flops}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
