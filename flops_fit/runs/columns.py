@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -127,14 +127,15 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, C
         else:
             found[ours] = _described(ours, theirs)
     free = [n for n in names if n not in chosen.values()]
-    spellings: list[Callable[[str], str]] = [
-        squeeze,
-        lambda n: squeeze(_without_unit(n)[0]),
-        lambda n: squeeze(_without_unit(n)[0].rpartition("/")[2]),
+    bare = {n: _without_unit(n)[0] for n in free}
+    spellings = [
+        {n: squeeze(n) for n in free},
+        {n: squeeze(bare[n]) for n in free},
+        {n: squeeze(bare[n].rpartition("/")[2]) for n in free},
     ]
     for ours, aliases in ALIASES.items():
         for spelling in [] if ours in chosen else spellings:
-            hits = {a: [n for n in free if spelling(n) == a] for a in aliases}
+            hits = {a: [n for n in free if spelling[n] == a] for a in aliases}
             ranked = [same for same in hits.values() if same]
             if not ranked:
                 continue
