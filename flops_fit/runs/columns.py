@@ -96,6 +96,11 @@ class Column:
     rivals: tuple[str, ...] = ()
     plus: str | None = None
 
+    @property
+    def told(self) -> str:
+        """What was taken, for the reader."""
+        return self.name if self.plus is None else f"{self.name} + {self.plus}"
+
 
 def find_columns(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, Column]:
     """Take columns for the canonical ones: as chosen, else by alias.

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TextIO, get_args
 
 import numpy as np
@@ -85,7 +86,9 @@ def read_table(
     taken = _choose_size(taken, cells, n_convention, notes)
     _require(taken, cells)
     for rival in taken["loss"].rivals:
-        notes.append(f"loss is read from {taken['loss'].name!r}, not from {rival!r}; say --map loss={rival} for that")
+        notes.append(
+            f"loss is read from {taken['loss'].name!r}, not from {rival!r}; say --map {quote(f'loss={rival}')} for that"
+        )
 
     states = cells.columns[taken["state"].name] if "state" in taken else [None] * len(cells.places)
     finished = np.array([reason is None for reason in unfinished(states)])
@@ -95,7 +98,7 @@ def read_table(
     ours = {"run_id": _run_ids(cells, taken, places)} | numbers | {"loss_unit": unit}
     frame = pd.DataFrame(ours | _carried(cells, taken, set(ours)), index=range(len(places)))
     frame = frame[[c for c in ALIASES if c in frame] + [c for c in frame if c not in ALIASES]]
-    mapping = {name: taken[name].name for name in ALIASES if name in taken}
+    mapping = {name: taken[name].told for name in ALIASES if name in taken}
     table = table_of_runs(frame, states, places, named="run_id" in taken, mapping=mapping, notes=notes)
     require_enough(table, cells.name)
     return table
@@ -153,7 +156,7 @@ def _require(taken: dict[str, Column], cells: Cells) -> None:
     used = {column.name for column in taken.values()}
     near = {q: name for q in missing if (name := nearest(q, [n for n in cells.columns if n not in used]))}
     lines = [f"{cells.name} has {' and '.join(problems)}", f"columns seen: {listed(cells.columns)}"]
-    lines += [f"is {name!r} the {q}? Then say --map {q}={name}" for q, name in near.items()]
+    lines += [f"is {name!r} the {q}? Then say --map {quote(f'{q}={name}')}" for q, name in near.items()]
     hint = None if near else f"name it with --map {missing[0]}=NAME, columns={{'{missing[0]}': 'NAME'}} in Python"
     raise DataError("\n".join(lines), hint=hint)
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +196,7 @@ def test_n_convention_chooses_the_count() -> None:
     assert inner.frame["num_params"].tolist() == frame["params_transformer"].tolist()
     assert inner.mapping["num_params"] == "params_transformer"
     matmul = read_table(frame, n_convention="matmul")
+    assert matmul.mapping["num_params"] == "params_transformer + params_lm_head"
     assert matmul.frame["num_params"].to_numpy() == pytest.approx(0.7 * frame["params_total"].to_numpy())
     with pytest.raises(DataError, match="no column of matmul parameters; it has total"):
         read_table(frame.drop(columns=["params_transformer"]), n_convention="matmul")
@@ -325,6 +327,23 @@ def test_all_faults_of_a_table_are_told_at_once() -> None:
         read_table(csv(frame))
     assert "loss: 'x' is not a number (line 2)" in str(caught.value)
     assert "num_tokens: zero or negative in lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 1 more" in str(caught.value)
+
+
+def test_names_in_advice_can_be_pasted_into_a_shell() -> None:
+    with pytest.raises(DataError, match="say --map 'loss=los of validation'"):
+        read_table(runs().rename(columns={"loss": "los of validation"}))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(7, 10, 100_000), 10 ** rng.uniform(8, 11, 100_000)
+    frame = pd.DataFrame(
+        {"name": [f"run-{i}" for i in range(len(N))], "params": N, "tokens": D, "loss": LAW.loss(N, D)}
+    )
+    source, begun = csv(frame.assign(lr=1e-3, state="finished")), time.process_time()
+    assert len(read_table(source).frame) == 100_000
+    assert time.process_time() - begun < 5
 
 
 def test_a_missing_column_names_those_seen_and_the_nearest() -> None:
