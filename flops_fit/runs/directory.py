@@ -6,6 +6,7 @@ and atomically, and only its presence means completed.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -107,7 +108,7 @@ def _alive(details: dict[str, Any]) -> bool:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True
+            pass  # somebody's process; whether it is this run, the heartbeat tells, since numbers are given out again
     return time.time() - float(details.get("heartbeat", 0)) < _STALE_SECONDS
 
 
@@ -177,7 +178,13 @@ class SweepDirectory:
                     hint="choose another output_dir, or set these back; only budgets, sizes and seeds may be added",
                 )
             experiments = {e["experiment_id"]: e for e in old["experiments"]} | experiments
-        write_json(self.plan_file, plan | {"experiments": list(experiments.values()), "basis": basis})
+            plan = plan | {"compute_budgets": sorted({*old["compute_budgets"], *plan["compute_budgets"]})}
+        totals = {
+            "num_experiments": len(experiments),
+            "total_flops": math.fsum(e["flops"] for e in experiments.values()),
+        }
+        write_json(self.plan_file, plan | totals | {"experiments": list(experiments.values()), "basis": basis})
+        self.__dict__.pop("plan", None)  # what was read before is no longer so
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
