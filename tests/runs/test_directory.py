@@ -44,13 +44,13 @@ def plan(*experiments: Experiment) -> dict[str, Any]:
     ).to_dict()
 
 
-def finish(run: RunDirectory, loss: float = 2.5) -> None:
+def finish(run: RunDirectory, loss: float = 2.5, num_tokens: int = 128) -> None:
     run.create()
     log = CsvLog(run.metrics, ("step", "train_loss", "val_loss"))
     log.append({"step": 1, "train_loss": 3.0})
     log.append({"step": 2, "train_loss": 2.75})
     log.append({"step": 2, "val_loss": loss})
-    facts = {"num_tokens": 128, "flops": 1e6, "unique_tokens": 100, "metrics": {"accuracy": 0.5}}
+    facts = {"num_tokens": num_tokens, "flops": 1e6, "unique_tokens": 100, "metrics": {"accuracy": 0.5}}
     run.finish(facts | {"loss": loss})
 
 

@@ -63,14 +63,17 @@ def test_a_sweep_without_a_completed_run_has_a_table_too(sweep: SweepDirectory) 
     assert table["loss"].isna().all()
 
 
-def test_the_written_table_reads_back_exactly_and_as_anybodys_table(sweep: SweepDirectory) -> None:
-    for size, loss in ((16, 1 / 3), (32, 2.5), (64, 2.25), (128, 2.375)):
-        finish(run_of(sweep, size), loss)
+def test_the_written_table_reads_back_exactly_and_as_anybodys_table(tmp_path: Path) -> None:
+    sweep = SweepDirectory(tmp_path)
+    experiments = [experiment(budget, size) for budget in (1e18, 3e18) for size in (16, 32, 64)]
+    sweep.open(plan(*experiments), BASIS)
+    for i, e in enumerate(experiments):
+        finish(sweep.run(e.experiment_id), loss=2 + 1 / (3 + i), num_tokens=e.num_tokens)
     table = read_runs(sweep)
     write_runs(sweep, table)
     again = pd.read_csv(sweep.path / "runs.csv", dtype=str)
     assert [float(text) for text in again["loss"]] == table["loss"].tolist()
     assert again["run_id"].tolist() == table["run_id"].tolist()
     foreign = read_table(sweep.path / "runs.csv").frame
-    assert foreign["loss"].tolist() == table["loss"].tolist()
+    assert foreign["loss"].tolist() == pytest.approx(table["loss"].tolist(), rel=1e-15)
     assert foreign["num_params"].tolist() == table["num_params"].tolist()
