@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from flops_fit.errors import FitError
 from flops_fit.fit.prediction import Prediction, Warning_
 from flops_fit.fit.rows import Excluded, Rows
@@ -106,47 +104,49 @@ class ScalingAnalysis:
         form = self.combination.forms.get("surface")
         return None if form is None else form.theta[1:, :5]  # type: ignore[union-attr]
 
-    def predict(self, compute_budget: float, *, level: float = 0.95) -> Prediction:
-        """The best model for a budget, and the loss it will reach.
+    @property
+    def trustworthy(self) -> bool:
+        """Whether no warning is grave: the fit converged inside its bounds, and the methods and the hold-out agree."""
+        from flops_fit.fit.diagnostics import is_trustworthy
+
+        return is_trustworthy(self)
+
+    def predict(
+        self,
+        compute_budget: float | None = None,
+        *,
+        params: float | None = None,
+        tokens: float | None = None,
+        loss: float | None = None,
+        level: float = 0.95,
+    ) -> Prediction:
+        """Answer one question, with intervals.
 
         Args:
-            compute_budget: Training compute [FLOPs].
+            compute_budget: What are the best model, its data and its loss for a budget [FLOPs]?
+            params: For which budget is a size the best [parameters]? With ``tokens``: what loss will that run reach?
+            tokens: For which budget is an amount of data the best [tokens or samples]?
+            loss: Which budget reaches a loss [nats/token]?
             level: Coverage of the intervals.
 
         Raises:
-            FitError: The budget is no positive number, or the level none between 0 and 1.
+            FitError: None or several of them are given, a value is not positive, or nothing reaches it.
         """
-        C = float(compute_budget)
-        if not (np.isfinite(C) and C > 0):
-            raise FitError(f"compute_budget={compute_budget!r} must be a positive finite number of FLOPs")
+        from flops_fit.fit.answers import for_compute, for_run, for_target
+
         if not 0 < level < 1:
             raise FitError(f"level={level!r} must lie between 0 and 1")
-        tails = (0.5 - level / 2, 0.5 + level / 2)
-        size = self.combination.forecast("num_params", C, tails)
-        assert size is not None  # every form has a size
-        loss = self.combination.forecast("loss", C, tails)
-        log_rest = np.log(C / self.rule.k)
-        logs = {
-            "num_params": (size.point, size.quantiles),
-            "num_tokens": (log_rest - self.rule.q * size.point, log_rest - self.rule.q * size.quantiles[::-1]),
-        }
-        ratio = log_rest - (1 + self.rule.q) * np.append(size.quantiles[::-1], size.point)
-        logs["tokens_per_param"] = (float(ratio[-1]), ratio[:-1])
-        if loss is not None:
-            logs["loss"] = (loss.point, loss.quantiles)
-        ci = {name: (float(np.exp(q[0])), float(np.exp(q[1]))) for name, (_, q) in logs.items() if q[0] < q[1]}
-        return Prediction(
-            compute_budget=C,
-            num_params=float(np.exp(size.point)),
-            num_tokens=float(np.exp(logs["num_tokens"][0])),
-            loss=None if loss is None else float(np.exp(loss.point)),
-            ci=ci,
-            level=level,
-            extrapolation=C / self.largest_budget,
-            methods=dict.fromkeys(("num_params", "num_tokens", "loss"), self.headline.method),
-            warnings=self.warnings,
-            unit=self.unit,
-        )
+        if params is not None and tokens is not None and compute_budget is None and loss is None:
+            return for_run(self, params, tokens, level)
+        given = {"compute_budget": compute_budget, "num_params": params, "num_tokens": tokens, "loss": loss}
+        asked = [(name, value) for name, value in given.items() if value is not None]
+        if len(asked) != 1:
+            raise FitError(
+                f"{len(asked)} quantities are given; predict answers for one of compute_budget, params, tokens or loss",
+                hint="params and tokens together ask for the loss of that run",
+            )
+        name, value = asked[0]
+        return for_compute(self, value, level) if name == "compute_budget" else for_target(self, name, value, level)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as ``analyze --json`` prints them."""

@@ -72,7 +72,7 @@ class ParabolaForm:
 
     Attributes:
         size: (log k, a), shape (1 + draws, 2); the fit in row 0.
-        frontier: (l_inf, log k, gamma), shape (1 + draws, 3); None where the budgets cannot tell.
+        frontier: (l_inf, log k, gamma), shape (1 + other draws, 3); None where the budgets cannot tell.
     """
 
     size: FloatArray
@@ -233,11 +233,10 @@ def _parabola(rows: Rows, isoflop: IsoflopFit, n_draws: int, rng: np.random.Gene
         log_N, loss = drawn["log_N"][:, used], drawn["loss"][:, used]
         center, level, slope = log_log_line(np.log(best.C), log_N, np.isfinite(log_N).astype(float))
         lines = np.column_stack([level - slope * center, slope])
-        fine = np.isfinite(lines).all(axis=1)
         if frontier is not None:
-            laws = fit_frontier_draws(best.C, loss)
-            fine &= np.isfinite(laws.k)
-            rest = np.column_stack([laws.offset, np.log(np.where(fine, laws.k, 1.0)), -laws.exponent])
-            frontier = np.vstack([frontier, rest[fine]])
-        size = np.vstack([size, lines[fine]])
+            laws = fit_frontier_draws(best.C, loss[np.isfinite(loss).sum(axis=1) >= 3])
+            fine = np.isfinite(laws.k)
+            rest = np.column_stack([laws.offset[fine], np.log(laws.k[fine]), -laws.exponent[fine]])
+            frontier = np.vstack([frontier, rest])
+        size = np.vstack([size, lines[np.isfinite(lines).all(axis=1)]])
     return ParabolaForm(size=size, frontier=frontier)

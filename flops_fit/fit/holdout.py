@@ -21,7 +21,7 @@ PRIOR_BUDGETS: Final = 4.0
 # Errors below these are not told apart: systematic differences between the budget's own parabola and the truth.
 _FLOOR: Final[Mapping[Answer, float]] = {"num_params": 0.03, "loss": 0.0005}
 
-_MOST_CUTS: Final = 8
+_MOST_CUTS: Final = 6
 _GROUPS: Final = 5
 
 
@@ -138,7 +138,7 @@ def roll(
     isoflop: IsoflopFit,
     rule: ComputeRule,
     fit_forms: Callable[[Rows], Mapping[str, Form]],
-) -> list[HoldOutPoint]:
+) -> tuple[HoldOutPoint, ...]:
     """Hide the top 1, 2, ... budgets in turn and forecast every one that is hidden.
 
     Args:
@@ -164,7 +164,7 @@ def roll(
                 points.append(_against_optimum(forms, visible, best, int(place[0]), rule))
             elif not best.C.size:
                 points.append(_against_runs(forms, visible, rows.take(groups == hidden)))
-    return [p for p in points if p.errors]
+    return tuple(p for p in points if p.errors)
 
 
 def _against_optimum(

@@ -28,8 +28,9 @@ _SHIFTS = np.array([0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
 # The test costs the cube of the runs; that many are enough to see a misfit that matters.
 _MOST_RUNS: Final = 250
 
-# From here on the misfit counts in full.
-_SURE: Final = 2.0
+# Up to the first the residuals show no misfit, from the second on it counts in full.
+_NONE: Final = 0.5
+_SURE: Final = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Misfit:
     @property
     def doubt(self) -> float:
         """How far the surface's own word is replaced by the combination of all forms, 0 to 1."""
-        return float(np.clip(self.statistic / _SURE, 0.0, 1.0))
+        return float(np.clip((self.statistic - _NONE) / (_SURE - _NONE), 0.0, 1.0))
 
 
 def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:

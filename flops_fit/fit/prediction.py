@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +72,8 @@ class Prediction:
             "num_tokens": self.num_tokens,
             "loss": self.loss,
             "tokens_per_param": self.tokens_per_param,
-            "ci": {name: list(interval) for name, interval in self.ci.items()},
+            # JSON has no infinity: None is an end that the runs do not bound.
+            "ci": {name: [v if math.isfinite(v) else None for v in ends] for name, ends in self.ci.items()},
             "level": self.level,
             "extrapolation": self.extrapolation,
             "methods": dict(self.methods),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flops_fit.fit.diagnostics import irreducible_loss
 from flops_fit.fit.prediction import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def _document(analysis: ScalingAnalysis) -> dict[str, Any]:
         "missing": dict(analysis.missing),
         "n_convention": analysis.n_convention,
         "unit": analysis.unit,
+        "irreducible_loss": dict(zip(("value", "withheld_because"), irreducible_loss(analysis), strict=True)),
+        "trustworthy": analysis.trustworthy,
         "warnings": [w.to_dict() for w in analysis.warnings],
     }
 

@@ -1,0 +1,200 @@
+"""Every method fitted to the same rows, tried on hidden budgets, and combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from flops_fit.errors import FitError
+from flops_fit.fit.candidates import ANSWERS, Answer, Form, fit_candidates
+from flops_fit.fit.combine import Combination
+from flops_fit.fit.holdout import HoldOut, HoldOutPoint, groups_of, roll, score
+from flops_fit.fit.isoflop import IsoflopFit, fit_isoflop
+from flops_fit.fit.misfit import Misfit, find_misfit
+from flops_fit.fit.parametric import ParametricFit, fit_parametric
+from flops_fit.fit.rows import Rows
+from flops_fit.fit.uncertainty import draw_theta, jackknife_groups, normal_draws, sandwich_covariance
+from flops_fit.laws import ComputeRule, FloatArray
+
+# Leaving out one of fewer budgets says more about the design than about the budgets.
+_FEWEST_BUDGETS_TO_LEAVE_OUT: Final = 4
+
+# Draws of each form where the surface is not resampled.
+_DRAWS: Final = 1000
+_HOLDOUT_DRAWS: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all fits of one analysis share.
+
+    Attributes:
+        rule: What training costs.
+        huber_delta: Of the surface; None for adaptive.
+        priors: Whether laws with priors are among the candidates.
+        seed: Of all draws.
+    """
+
+    rule: ComputeRule
+    huber_delta: float | None
+    priors: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """All methods fitted to some rows.
+
+    Attributes:
+        parametric: The surface, or None.
+        isoflop: The parabolas, of the runs moved to exactly their budgets.
+        misfit: What the surface leaves unexplained, or None.
+        points: Forecasts of hidden budgets.
+        combination: The forms, and one answer from them all.
+        missing: Why a method is missing, by method.
+    """
+
+    parametric: ParametricFit | None
+    isoflop: IsoflopFit
+    misfit: Misfit | None
+    points: tuple[HoldOutPoint, ...]
+    combination: Combination
+    missing: Mapping[str, str]
+
+
+def fit_methods(
+    rows: Rows,
+    outlying: Rows,
+    settings: Settings,
+    *,
+    n_bootstrap: int,
+    n_draws: int = _DRAWS,
+    points: tuple[HoldOutPoint, ...] | None = None,
+) -> Fitted:
+    """Fit every method that the rows can carry.
+
+    Args:
+        rows: The runs.
+        outlying: Runs left out as outliers, which only the misfit test looks at.
+        settings: What all fits share.
+        n_bootstrap: Resamples of the surface; 0 takes its draws from the sandwich covariance.
+        n_draws: Draws of each form where it is not resampled.
+        points: Forecasts of hidden budgets, where they are known already.
+    """
+    rng = np.random.default_rng(settings.seed)
+    parametric, reason = _surface(rows, settings)
+    missing = {} if reason is None else {"parametric": reason}
+    draws, misfit = None, None
+    if parametric is not None:
+        if n_bootstrap:
+            draws = draw_theta(parametric, rows.N, rows.D, rows.L, n_draws=n_bootstrap, rng=rng)
+        else:
+            covariance = sandwich_covariance(parametric, rows.N, rows.D, rows.L)
+            draws = normal_draws(parametric.theta, covariance, n_draws, rng)
+        misfit = find_misfit(parametric, rows.with_others(outlying))
+    isoflop, on_budget = _parabolas(rows, parametric, settings)
+    if isoflop.N_opt is None:
+        missing["isoflop"] = f"{len(isoflop.optima)} budgets have an optimum inside their sizes; 2 are needed"
+    forms = fit_candidates(
+        rows,
+        parametric=parametric,
+        parametric_draws=draws,
+        isoflop=isoflop,
+        on_budget=on_budget,
+        rule=settings.rule,
+        priors=settings.priors,
+        n_draws=n_bootstrap or n_draws,
+        rng=rng,
+    )
+    if points is None:
+        points = roll(rows, groups_of(rows), isoflop, settings.rule, lambda some: _points(some, settings, rng))
+    budgets = rows.budget[np.isfinite(rows.budget)]
+    combination = Combination(
+        forms=forms,
+        scores={answer: {name: score(points, name, answer) for name in forms} for answer in ANSWERS},
+        doubt=1.0 if misfit is None else misfit.doubt,
+        without_budget=None if parametric is None else _without_each_budget(rows, parametric),
+        rule=settings.rule,
+        largest_budget=float(budgets.max() if budgets.size else rows.C.max()),
+        seed=settings.seed,
+    )
+    return Fitted(
+        parametric=parametric,
+        isoflop=isoflop,
+        misfit=misfit,
+        points=points,
+        combination=combination,
+        missing=missing,
+    )
+
+
+def hold_out_headline(rows: Rows, outlying: Rows, settings: Settings, fitted: Fitted) -> HoldOut | None:
+    """Hide the largest budget from the whole analysis, its choice of method included; None with too few budgets."""
+    if not fitted.points:
+        return None
+    holdout = HoldOut(points=fitted.points, headline={})
+    largest = holdout.largest
+    visible = 1.05 * largest.visible
+    groups = groups_of(rows)
+    part = fit_methods(
+        rows.take((groups <= largest.visible) | (np.isnan(groups) & (rows.C <= visible))),
+        outlying.take(outlying.C <= visible),
+        settings,
+        n_bootstrap=0,
+        n_draws=_HOLDOUT_DRAWS,
+        points=tuple(p for p in fitted.points if p.hidden <= largest.visible),
+    ).combination
+    errors: dict[Answer, float] = {}
+    for answer in ANSWERS:
+        told = part.forecast(answer, largest.hidden, (0.5,)) if part.forms else None
+        for name, form in part.forms.items():
+            direct = form.log_answer(answer, largest.hidden, settings.rule)
+            if told is not None and direct is not None and answer in largest.errors.get(name, {}):
+                # The truth is the same for all, so the headline errs by as much more as it forecasts more.
+                errors[answer] = largest.errors[name][answer] + told.point - float(direct[0])
+                break
+    return replace(holdout, headline=errors)
+
+
+def _points(rows: Rows, settings: Settings, rng: np.random.Generator) -> dict[str, Form]:
+    """The forms' best fits, without draws."""
+    parametric, _ = _surface(rows, settings)
+    isoflop, on_budget = _parabolas(rows, parametric, settings)
+    return fit_candidates(
+        rows,
+        parametric=parametric,
+        parametric_draws=None,
+        isoflop=isoflop,
+        on_budget=on_budget,
+        rule=settings.rule,
+        priors=settings.priors,
+        n_draws=0,
+        rng=rng,
+    )
+
+
+def _surface(rows: Rows, settings: Settings) -> tuple[ParametricFit | None, str | None]:
+    """The surface, or why there is none."""
+    try:
+        return fit_parametric(rows.N, rows.D, rows.L, huber_delta=settings.huber_delta), None
+    except FitError as error:
+        return None, error.problem
+
+
+def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) -> tuple[IsoflopFit, Rows]:
+    """Parabolas of the runs moved to exactly their budgets, and those runs."""
+    if surface is not None:
+        rows = rows.on_budget(surface.law, settings.rule)
+    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget), rows
+
+
+def _without_each_budget(rows: Rows, parametric: ParametricFit) -> FloatArray | None:
+    """theta with each budget left out, shape (budgets, 5); runs beside the budgets stay in every fit."""
+    inside = np.isfinite(rows.budget)
+    if np.unique(rows.budget[inside]).size < _FEWEST_BUDGETS_TO_LEAVE_OUT:
+        return None
+    groups = np.where(inside, rows.budget, -1.0)
+    return jackknife_groups(rows.N, rows.D, rows.L, groups, parametric)[np.unique(groups) > 0]
