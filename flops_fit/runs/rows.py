@@ -138,8 +138,9 @@ def repeats(frame: pd.DataFrame) -> pd.Series:
     """
     key = [c for c in ("num_params", "num_tokens", "loss", "seed") if c in frame]
     loss = frame["loss"].to_numpy(float)
-    digits = loss / 10.0 ** (np.floor(np.log10(loss)) - 3)
-    long = np.abs(digits - np.round(digits)) > 1e-6
+    with np.errstate(all="ignore"):  # a loss of 1e-320 has no fourth digit
+        digits = loss / 10.0 ** (np.floor(np.log10(loss)) - 3)
+        long = np.abs(digits - np.round(digits)) > 1e-6
     # Cells of any kind, compared as they print.
     rest = [c for c in frame if c not in key and c != "run_id"]
     printed = frame[key].assign(rest=pd.util.hash_pandas_object(frame[rest].astype(str), index=False))

@@ -309,6 +309,7 @@ def cell(text: object, column: str = "loss", row: int = 3) -> Callable[[], io.St
         (lambda: csv(runs().assign(num_params=1e9)), "all of one size, 1B"),
         (lambda: csv(runs().assign(num_tokens=2e10)), "all of one number of tokens, 20B"),
         (lambda: csv(runs().assign(num_params=1e300, num_tokens=np.geomspace(1e290, 1e300, 12))), "beyond all numbers"),
+        (lambda: csv(runs().assign(loss=1e-320, num_params=1e9)), "all of one size"),
         (lambda: runs().assign(loss=True), "True is not a number"),
     ],
 )
