@@ -53,7 +53,7 @@ class SizeChoice:
         counts |= {"max_size": self.max_size, "size_multiple": self.size_multiple}
         counts |= {f"sizes[{i}]": s for i, s in enumerate(() if self.sizes is None else self.sizes)}
         bad = [f"{k}={v!r}" for k, v in counts.items() if v is not None and not _is_count(v)]
-        if bad or (self.sizes is not None and len(self.sizes) == 0):
+        if bad or (self.sizes is not None and not len(self.sizes)):
             raise PlanError(f"sizes must be positive whole numbers; got {', '.join(bad) or 'an empty list'}")
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise PlanError(f"min_size={self.min_size} is larger than max_size={self.max_size}")
@@ -316,6 +316,8 @@ def make_plan(
     """As ``plan_sweep``, for anything that builds a model from a size; ``auto_batch`` chooses the batch."""
     budgets = checked_budgets(compute_budgets)
     seeds = _checked_seeds(seeds)
+    if batch_size is not None and not _is_count(batch_size):
+        raise PlanError(f"batch_size={batch_size!r} must be a positive whole number of samples")
     unit = unit or (batch_unit(example_batch) if example_batch is not None else "tokens")
     per_sample = 1
     if example_batch is not None:
