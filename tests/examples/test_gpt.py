@@ -1,0 +1,163 @@
+"""The example GPT: causal, and one learning rate is right at every width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flops_fit.examples import GPT, next_token_loss
+from flops_fit.examples.text import Windows, stdlib_bytes
+
+# Trained for four steps, the fastest way to see whether a width's updates are of the right size (the coordinate check
+# of Yang et al. 2022, arXiv:2203.03466, appendix D.1).
+WIDTHS, STEPS, LR = (32, 64, 128, 256), 4, 0.7
+
+
+def ids(batch: int = 4, time: int = 64, seed: int = 0) -> Tensor:
+    return torch.randint(256, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def test_logits_have_a_place_for_every_token() -> None:
+    logits = GPT(16, vocab_size=100, seq_len=32)(ids(2, 32) % 100)
+    assert logits.shape == (2, 32, 100)
+    assert GPT(16)(ids(3, 10)).shape == (3, 10, 256)
+
+
+def test_an_untrained_model_knows_nothing() -> None:
+    torch.manual_seed(0)
+    x = ids(16)
+    assert next_token_loss(GPT(64)(x), x).item() == pytest.approx(math.log(256), rel=0.02)
+
+
+def test_the_loss_is_the_mean_over_tokens() -> None:
+    logits, targets = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    each = [-torch.log_softmax(logits[i, t], 0)[targets[i, t]].item() for i in range(2) for t in range(5)]
+    assert next_token_loss(logits, targets).item() == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_the_future_does_not_change_the_past() -> None:
+    torch.manual_seed(0)
+    model, x = GPT(32, n_layer=3).eval(), ids()
+    changed = x.clone()
+    changed[:, 40:] = (changed[:, 40:] + 1) % 256
+    before, after = model(x), model(changed)
+    assert torch.equal(before[:, :40], after[:, :40]) or torch.allclose(before[:, :40], after[:, :40], atol=1e-6)
+    assert (before[:, 40] - after[:, 40]).abs().max() > 1e-3
+
+
+def test_every_earlier_token_matters() -> None:
+    torch.manual_seed(0)
+    model, x = GPT(32).eval(), ids(1, 16)
+    reference = model(x)[0, -1]
+    for t in range(16):
+        changed = x.clone()
+        changed[0, t] = (changed[0, t] + 1) % 256
+        assert (model(changed)[0, -1] - reference).abs().max() > 1e-6, t
+
+
+@pytest.mark.parametrize("d_model", [9, 1, 63])
+def test_odd_widths_are_refused(d_model: int) -> None:
+    with pytest.raises(ValueError, match=f"d_model={d_model} must be even"):
+        GPT(d_model)
+
+
+@pytest.mark.parametrize(("d_model", "head_dim"), [(8, 8), (16, 16), (64, 16), (40, 20), (48, 16), (256, 16), (34, 34)])
+def test_heads_are_even_and_near_the_wished_dimension(d_model: int, head_dim: int) -> None:
+    model = GPT(d_model)
+    assert d_model // model.blocks[0].num_heads == head_dim
+    assert model(ids(1, 8)).isfinite().all()
+
+
+def test_parameters_that_do_flops_are_counted() -> None:
+    model = GPT(32, n_layer=3, vocab_size=100)
+    assert model.num_params() == 3 * 12 * 32**2 + 100 * 32
+    assert model.num_params() == sum(p.numel() for p in model.parameters()) - 100 * 32
+
+
+@pytest.mark.parametrize("d_model", [8, 32])
+def test_parameter_groups_hold_every_parameter_once(d_model: int) -> None:
+    model = GPT(d_model, n_layer=3)
+    grouped = [p for group in model.param_groups(1.0) for p in group["params"]]
+    assert len(grouped) == len(set(map(id, grouped))) == len(list(model.parameters()))
+    assert set(map(id, grouped)) == set(map(id, model.parameters()))
+    torch.optim.AdamW(model.param_groups(1.0))
+
+
+def test_rates_are_those_of_the_unit_scaled_maximal_update() -> None:
+    d, L, eta = 64, 3, 0.5
+    model = GPT(d, n_layer=L)
+    rates = {id(p): group["lr"] for group in model.param_groups(eta) for p in group["params"]}
+    assert rates[id(model.embedding.weight)] == pytest.approx(eta / math.sqrt(d))
+    assert rates[id(model.head.weight)] == eta
+    for block in model.blocks:
+        for layer in (block.qkv, block.out, block.up):
+            assert rates[id(layer.weight)] == pytest.approx(eta / d / math.sqrt(L))
+        assert rates[id(block.down.weight)] == pytest.approx(eta / (4 * d) / math.sqrt(L))
+
+
+def test_activations_start_at_the_same_scale_at_every_width() -> None:
+    def scales(d_model: int) -> list[float]:
+        torch.manual_seed(0)
+        model, found = GPT(d_model), []
+        for block in model.blocks:
+            block.register_forward_hook(lambda m, args, output: found.append(output.square().mean().sqrt().item()))
+        model(ids(16))
+        return found
+
+    assert scales(32) == pytest.approx(scales(256), rel=0.1)
+    assert scales(256) == pytest.approx([1.0, 1.0], rel=0.3)
+
+
+def changes(d_model: int, seed: int, one_rate: float | None) -> dict[str, float]:
+    """RMS of the change, over the first steps, of the embedding, of each branch and of the logits."""
+    torch.manual_seed(seed)
+    model = GPT(d_model)
+    windows = Windows(stdlib_bytes()[0], seq_len=64, count=16)
+    x, y = (torch.stack(part) for part in zip(*windows.__getitems__(list(range(16))), strict=True))
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[object, object, Tensor], None]:
+        return lambda module, args, output: seen.__setitem__(name, output.detach())
+
+    model.embedding.register_forward_hook(note("embedding"))
+    for i, block in enumerate(model.blocks):
+        block.out.register_forward_hook(note(f"attention {i}"))
+        block.down.register_forward_hook(note(f"mlp {i}"))
+    model.register_forward_hook(note("logits"))
+    groups = model.param_groups(LR) if one_rate is None else [{"params": model.parameters(), "lr": one_rate}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    before: dict[str, Tensor] = {}
+    for _ in range(STEPS):
+        loss = next_token_loss(model(x), y)
+        before = before or dict(seen)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        model(x)
+    return {name: (seen[name] - before[name]).square().mean().sqrt().item() for name in seen}
+
+
+def slopes(one_rate: float | None) -> dict[str, float]:
+    """Powers of width in the size of the updates, mean of two seeds."""
+    logs = [[{k: math.log(v) for k, v in changes(d, seed, one_rate).items()} for d in WIDTHS] for seed in (0, 1)]
+    means = {name: [np.mean([run[i][name] for run in logs]) for i in range(len(WIDTHS))] for name in logs[0][0]}
+    return {name: float(np.polyfit(np.log(WIDTHS), mean, 1)[0]) for name, mean in means.items()}
+
+
+@pytest.mark.slow
+def test_the_size_of_updates_does_not_depend_on_width() -> None:
+    found = slopes(one_rate=None)
+    assert abs(found.pop("embedding") + 0.5) < 0.1
+    assert all(abs(slope) < 0.2 for slope in found.values()), found
+
+
+@pytest.mark.slow
+def test_the_check_tells_a_rate_that_does_not_transfer() -> None:
+    found = slopes(one_rate=0.008)
+    assert all(slope > 0.5 for name, slope in found.items() if name.startswith("mlp")), found
