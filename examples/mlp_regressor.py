@@ -21,7 +21,7 @@ class MLP(nn.Module):
         return self.layers(x).squeeze(-1)
 
 
-def samples(count: int = 200_000, features: int = 16) -> TensorDataset:
+def samples(count: int = 100_000, features: int = 16) -> TensorDataset:
     """Noisy products of random features: smooth, and too rich for a small network."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, features, generator=generator)
@@ -40,9 +40,9 @@ if __name__ == "__main__":
         model_size_param="width",
         dataset=samples,  # a function, so that other processes can make the data too
         loss_fn=mean_squared_error,
-        compute_budgets=[1e9, 3e9, 1e10, 3e10],
+        compute_budgets=[3e8, 1e9, 3e9, 1e10],
         num_sizes_per_budget=5,
-        batch_size=64,
+        batch_size=32,
         lr=3e-3,
         output_dir="outputs/mlp_regressor",
     )

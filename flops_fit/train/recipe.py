@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from flops_fit.errors import RunError
+from flops_fit.errors import FlopsFitError, PlanError, RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.runs.files import SCHEMA_VERSION, write_atomic
@@ -83,7 +83,15 @@ class ConfigRecipe:
         others = [k for k in ("model", "data", "trainer") if k != group]
         for other in others:
             parsed.pop(other)
-        return self._parser.instantiate(parsed)[group]
+        try:
+            return self._parser.instantiate(parsed)[group]
+        except Exception as error:
+            # The parser wraps what a constructor raises in the list of all it tried.
+            cause = error.__cause__ or error
+            if isinstance(cause, FlopsFitError):
+                raise cause from None
+            name = self.config[group].get("class_path", group)
+            raise PlanError(f"{group}: {name} cannot be built: {type(cause).__name__}: {cause}") from error
 
     @property
     def model_name(self) -> str:

@@ -26,7 +26,7 @@ BUDGETS = [1e6, 3e6, 1e7]
 
 
 def study(folder: Path, budgets: list[float] = BUDGETS, **options: object) -> Study:
-    launcher = options.pop("launcher", "inline")
+    options = {"sizes": [4, 6, 8], "launcher": "inline"} | options
     recipe = PythonRecipe(
         model_cls=options.pop("model_cls", toy.Net),
         model_kwargs={},
@@ -39,9 +39,7 @@ def study(folder: Path, budgets: list[float] = BUDGETS, **options: object) -> St
         size_param="width",
         compute_budgets=budgets,
         output_dir=folder,
-        sizes=[4, 6, 8],
         min_steps=5,
-        launcher=launcher,
         **options,
     )
     return plan_study(recipe, config)
@@ -198,13 +196,15 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(toy.__file__).parent)!r}]\n"
         "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.api import train_study\n"
-        f"train_study(study(Path({str(folder)!r}), [1e9], launcher='local'))\n"
+        f"train_study(study(Path({str(folder)!r}), [1e9], sizes=[24, 28], launcher='local'))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE)
-    while not list(folder.glob("runs/*/timing.csv")) and process.poll() is None:
+    while not list(folder.glob("runs/*/timing.csv")):
+        assert process.poll() is None, "the sweep ended before it could be interrupted"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    _, errors = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in errors
     sweep = SweepDirectory(folder)
     states = {sweep.run(e.experiment_id).state() for e in sweep.experiments()}
     assert RunState.INTERRUPTED in states

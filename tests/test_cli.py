@@ -1,0 +1,320 @@
+"""The command line: its answers, its messages, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flops_fit.cli import BAD_INPUT, GOOD, INTERRUPTED, SOME_FAILED, main
+
+CONFIG: dict[str, Any] = {
+    "model": {
+        "class_path": "flops_fit.ScalingModule",
+        "init_args": {"net": {"class_path": "toy.Net"}, "loss_fn": "toy.squared_error", "lr": 0.01},
+    },
+    "data": {"class_path": "toy.Module", "init_args": {"batch_size": 16}},
+    "trainer": {"accelerator": "cpu"},
+    "sweep": {
+        "size_param": "width",
+        "compute_budgets": [1e6, 3e6, 1e7],
+        "sizes": [3, 4, 6, 8],
+        "min_steps": 5,
+        "launcher": "inline",
+    },
+}
+
+
+def write(folder: Path, changes: dict[str, Any] | None = None, name: str = "sweep.yaml") -> Path:
+    """CONFIG with dotted keys set, or removed where the value is None."""
+    config = json.loads(json.dumps(CONFIG))
+    config["sweep"]["output_dir"] = str(folder / "out")
+    for key, value in (changes or {}).items():
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        if value is None:
+            node.pop(last)
+        else:
+            node[last] = value
+    file = folder / name
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that ``fit`` has trained and analysed."""
+    folder = tmp_path_factory.mktemp("cli")
+    assert main(["fit", "--config", str(write(folder))]) == GOOD
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    write(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_fit_leaves_everything_that_the_design_promises(finished: Path) -> None:
+    out = finished / "out"
+    names = {"sweep.yaml", "plan.json", "runs", "runs.csv", "analysis.json", "draws.npz", "report"}
+    assert names <= {p.name for p in out.iterdir()}
+    assert (out / "report" / "report.html").stat().st_size > 10_000
+    run = next((out / "runs").iterdir())
+    parts = {"config.yaml", "metrics.csv", "timing.csv", "state.json", "checkpoints", "result.json"}
+    assert parts <= {p.name for p in run.iterdir()}
+
+
+def test_the_saved_config_loads_again(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "plan", "--config", finished / "out" / "sweep.yaml", "--json")
+    assert code == GOOD
+    mine = json.loads((finished / "out" / "plan.json").read_text())
+    assert [e["experiment_id"] for e in json.loads(out)["experiments"]] == [
+        e["experiment_id"] for e in mine["experiments"]
+    ]
+
+
+def test_fit_again_trains_nothing_and_answers_the_same(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {p: p.stat().st_mtime_ns for p in (copied / "out").glob("runs/*/*.csv")}
+    before = json.loads((copied / "out" / "analysis.json").read_text())
+    code, out, err = told(capsys, "fit", "--config", copied / "sweep.yaml")
+    assert code == GOOD
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert "11 of 11 runs completed" in err
+    assert "tokens_per_param" in out
+    assert json.loads((copied / "out" / "analysis.json").read_text())["parametric"] == before["parametric"]
+
+
+def test_plan_shows_cost_and_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "plan", "--config", write(tmp_path))
+    assert code == GOOD
+    assert "toy.Net: 11 runs, D in samples" in out
+    assert "in all 4.7e7 FLOPs" in out or "FLOPs (counted on the model)" in out
+    assert "left out: size 3 at 1e7" in out or "left out: size 3" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_tells_every_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "status", finished / "out")
+    assert code == GOOD
+    assert len(out.splitlines()) == 12
+    assert out.splitlines()[-1] == "11 completed; 100% of the FLOPs done"
+    code, out, _ = told(capsys, "status", finished / "out", "--json")
+    status = json.loads(out)
+    assert status["schema_version"] == 1
+    assert status["counts"] == {"completed": 11}
+    assert all(run["loss"] > 0 for run in status["runs"])
+
+
+def test_analyze_and_predict_give_one_json_document(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "analyze", finished / "out", "--json")
+    assert code == GOOD
+    analysis = json.loads(out)
+    assert analysis["n_runs"] == 11
+    keys = {"excluded", "parametric", "isoflop", "envelope", "holdout", "headline", "n_convention", "warnings"}
+    assert keys <= set(analysis)
+    code, out, _ = told(capsys, "predict", finished / "out", "--compute", "1e8", "--json")
+    prediction = json.loads(out)
+    assert prediction["compute_budget"] == 1e8
+    low, high = prediction["ci"]["num_params"]
+    assert low < prediction["num_params"] < high
+
+
+def test_the_table_of_a_sweep_can_be_analysed_anywhere(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "analyze", finished / "out" / "runs.csv", "--json")
+    assert code == GOOD
+    assert json.loads(out)["n_runs"] == 11
+
+
+def test_report_goes_where_it_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "report", finished / "out", "--output", tmp_path / "page")
+    assert code == GOOD
+    assert Path(out.strip()) == tmp_path / "page" / "report.html"
+    assert (tmp_path / "page" / "report.html").exists()
+
+
+def test_run_trains_one_directory_and_only_it(copied: Path) -> None:
+    run = next((copied / "out" / "runs").iterdir())
+    (run / "result.json").unlink()
+    (run / "checkpoints" / "last.ckpt").unlink()
+    before = (run / "metrics.csv").read_bytes()
+    assert main(["run", str(run)]) == GOOD
+    assert (run / "result.json").exists()
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_every_key_is_an_option_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--sweep.sizes", "[4, 8]", "--model.init_args.lr", "0.5", "--sweep.compute_budgets", '["1 MFLOP"]']
+    _code, out, _ = told(capsys, "plan", "--config", write(tmp_path), "--json", *words)
+    plan = json.loads(out)
+    assert {e["size_param_value"] for e in plan["experiments"]} == {4, 8}
+    assert plan["compute_budgets"] == [1e6]
+
+
+def test_configs_are_stacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "preset.yaml").write_text("sweep: {sizes: [5]}\n")
+    words = ["--config", write(tmp_path), "--config", tmp_path / "preset.yaml", "--json"]
+    _, out, _ = told(capsys, "plan", *words)
+    assert {e["size_param_value"] for e in json.loads(out)["experiments"]} == {5}
+
+
+BAD = {
+    "unknown key": ({"sweep.compute_budget": [1]}, "'compute_budget'", "did you mean compute_budgets?"),
+    "unknown group": ({"modle": 1}, "'modle'", "did you mean model?"),
+    "unknown argument of the module": ({"model.init_args.lrr": 1}, "'lrr'", "did you mean lr?"),
+    "unknown argument of the network": (
+        {"model.init_args.net.init_args": {"dropuot": 0.1}},
+        "'dropuot'",
+        "did you mean dropout?",
+    ),
+    "unknown argument of the data": ({"data.init_args.batchsize": 3}, "'batchsize'", "did you mean batch_size?"),
+    "unknown Trainer option": ({"trainer.acelerator": "cpu"}, "'acelerator'", "did you mean accelerator?"),
+    "a class path that does not import": ({"data.class_path": "nowhere.Data"}, "No module named 'nowhere'", ""),
+    "a class that is not there": (
+        {"model.init_args.net.class_path": "toy.Nett"},
+        "module 'toy' has no attribute 'Nett'",
+        "did you mean Net?",
+    ),
+    "a budget of text": ({"sweep.compute_budgets": ["lots"]}, "'lots' is not an amount of compute", ""),
+    "a unit that is not one": ({"sweep.compute_budgets": ["1 PD-day"]}, "did you mean 'pf-day'", ""),
+    "a budget of 0": ({"sweep.compute_budgets": [0]}, "must be a list of positive numbers", ""),
+    "a negative budget": ({"sweep.compute_budgets": [-1.0]}, "must be a list of positive numbers", ""),
+    "a budget of NaN": ({"sweep.compute_budgets": [float("nan")]}, "must be a list of positive numbers", ""),
+    "text for a number": ({"sweep.num_sizes_per_budget": "many"}, "num_sizes_per_budget", ""),
+    "no model": ({"model": None}, "model", ""),
+    "no size parameter": ({"sweep.size_param": None}, "sweep.size_param", ""),
+    "a wrong size parameter": ({"sweep.size_param": "depth"}, "depth", ""),
+    "a loss of no arguments": ({"model.init_args.loss_fn": "toy.loader"}, "loss_fn loader cannot be called", "hint"),
+    "no loss": ({"model.init_args.loss_fn": None}, "no loss_fn was given", "hint"),
+    "a Trainer option that is ours": ({"trainer.max_epochs": 3}, "max_epochs cannot be set", ""),
+    "data smaller than a batch": ({"data.init_args.batch_size": 100_000}, "fewer than one batch", "lower batch_size"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_config_gets_one_message_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    changes, problem, hint = BAD[name]
+    code, out, err = told(capsys, "fit", "--config", write(tmp_path, changes))
+    assert code == BAD_INPUT
+    assert out == ""
+    assert problem in err
+    assert hint in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_dir_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = told(capsys, "fit", "--config", write(tmp_path, {"sweep.output_dir": str(tmp_path / "file" / "x")}))
+    assert code == BAD_INPUT
+    assert "cannot be written" in err
+
+
+def test_an_output_dir_of_another_sweep(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = told(capsys, "fit", "--config", copied / "sweep.yaml", "--model.init_args.lr", "0.02")
+    assert code == BAD_INPUT
+    assert "holds another sweep" in err
+    assert "lr: 0.01 -> 0.02" in err
+
+
+def test_a_metrics_file_cut_short(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = next((copied / "out" / "runs").glob("*/metrics.csv"))
+    metrics.write_bytes(metrics.read_bytes()[:-7])
+    for verb in ("analyze", "status", "report"):
+        code, _, err = told(capsys, verb, copied / "out")
+        assert code == BAD_INPUT
+        assert f"{metrics} is cut short" in err
+        assert "only this run is trained" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["fti"], "did you mean `flops-fit fit`?"),
+        (["fit"], "--config sweep.yaml is needed"),
+        (["fit", "--config", "nowhere.yaml"], "there is no such file"),
+        (["predict", "."], "--compute"),
+        (["predict", ".", "--compute", "much"], "'much' is not an amount of compute"),
+        (["predict", ".", "--compute", "1e9"], "holds no analysis.json"),
+        (["status", "."], "is not a sweep directory"),
+        (["run", "."], "is not a run directory"),
+        (["analyze", "nowhere.csv"], "nowhere.csv"),
+        (["status", ".", "--jason"], "--jason"),
+    ],
+)
+def test_wrong_words(
+    words: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = told(capsys, *words)
+    assert code == BAD_INPUT
+    assert out == ""
+    assert problem in err
+    assert "Traceback" not in err
+
+
+def test_failed_runs_give_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path) -> None:
+    code, _, err = told(capsys, "fit", "--config", write(tmp_path, {"model.init_args.net.class_path": "toy.Failing"}))
+    assert code in (SOME_FAILED, BAD_INPUT)
+    assert "this model always fails" in err or "2 failed" in err
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "--help")
+    assert code == GOOD
+    for verb in ("fit", "plan", "run", "status", "analyze", "predict", "report"):
+        assert f"  {verb} " in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["status", "{out}"], ["analyze", "{out}"]])
+def test_light_verbs_do_not_load_torch(finished: Path, words: list[str]) -> None:
+    code = (
+        "import sys\nfrom flops_fit.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "loaded = {'torch', 'lightning', 'matplotlib'} & set(sys.modules)\nsys.exit(str(loaded) if loaded else 0)"
+    )
+    arguments = [w.format(out=finished / "out") for w in words]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_with_75(tmp_path: Path) -> None:
+    import os
+    import signal
+    import time
+
+    config = write(tmp_path, {"sweep.compute_budgets": [1e9], "sweep.sizes": [24, 28], "sweep.launcher": "local"})
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flops_fit", "fit", "--config", str(config)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    )
+    while not list((tmp_path / "out").glob("runs/*/timing.csv")):
+        assert process.poll() is None, "the sweep ended before it could be interrupted"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert b"the same command goes on" in errors
+    assert b"Traceback" not in errors
