@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from flops_fit.fit.frontier import FrontierFit
     from flops_fit.fit.holdout import HoldOut
     from flops_fit.fit.isoflop import IsoflopFit
+    from flops_fit.fit.leave_out import LeftOut
     from flops_fit.fit.misfit import Misfit
     from flops_fit.fit.parametric import ParametricFit
+    from flops_fit.fit.repeated import RepetitionFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,9 @@ class ScalingAnalysis:
         holdout: How well hidden budgets are foretold by the smaller ones, or None.
         headline: Which method answers, and why.
         combination: Every candidate with what speaks for it; gives the answers.
+        leave_one_out: The surface without each budget and each size.
+        repetition: What repeated data are worth, or None where no run repeats them.
+        noise: Standard deviation of the log loss of runs of one size on as much data; None without such runs.
         ci: 95 % intervals, by group ("parametric", "N_opt", "D_opt", "L_opt") and name.
         missing: Why a method that is None is None, by method.
         warnings: What the reader must know.
@@ -73,6 +78,9 @@ class ScalingAnalysis:
     headline: Headline
     combination: Combination
     ci: Mapping[str, Mapping[str, tuple[float, float]]]
+    leave_one_out: tuple[LeftOut, ...] = ()
+    repetition: RepetitionFit | None = None
+    noise: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Warning_, ...] = ()
     n_convention: str = "num_params"

@@ -15,13 +15,22 @@ from flops_fit.fit.rows import Excluded, Rows, select_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.holdout import HoldOut
     from flops_fit.fit.isoflop import IsoflopFit
+    from flops_fit.fit.leave_out import LeftOut
+    from flops_fit.fit.methods import Fitted
     from flops_fit.fit.misfit import Misfit
     from flops_fit.fit.outliers import OutlierRule
+    from flops_fit.fit.parametric import ParametricFit
+    from flops_fit.fit.repeated import RepetitionFit
+    from flops_fit.laws import ComputeRule
 
 # Runs that see their data up to four times do nearly as well as on fresh data (Muennighoff et al. 2023,
 # arXiv:2305.16264); more than that and the surface must not take the tokens at face value.
 _MOST_EPOCHS: Final = 4.0
+
+# Whole batches run a little over an epoch.
+_ROUNDED_EPOCH: Final = 1.01
 
 # Labels farther than this from the recorded compute are not what the laws are written in.
 _LABEL_SLACK: Final = 0.1
@@ -69,6 +78,7 @@ def analyze_runs(
     notes: list[Warning_] = []
     labelled = bool(np.isfinite(rows.budget).any())
     rows = _relabelled(rows, notes) if labelled else replace(rows, budget=group_budgets(rows.C))
+    everything = rows
     rows, repeated = _fresh(rows)
     rows, outlying, left_out = _without_outliers(rows, outliers)
     excluded = [*excluded, *repeated, *left_out]
@@ -100,9 +110,12 @@ def analyze_runs(
         envelope=envelope,
         misfit=fitted.misfit,
         holdout=holdout,
-        headline=_headline(fitted.misfit),
+        headline=_headline(fitted.misfit, holdout),
         combination=fitted.combination,
         ci={},
+        leave_one_out=_leave_one_out(rows, fitted, rule),
+        repetition=_repetition(everything, fitted.parametric),
+        noise=_noise(rows),
         missing=missing,
         n_convention=n_convention,
         unit=unit,
@@ -110,6 +123,43 @@ def analyze_runs(
     )
     analysis = replace(analysis, ci=law_intervals(analysis))
     return replace(analysis, warnings=(*notes, *find_warnings(analysis)))
+
+
+def _leave_one_out(rows: Rows, fitted: Fitted, rule: ComputeRule) -> tuple[LeftOut, ...]:
+    from flops_fit.fit.diagnostics import COMPARED_AT
+    from flops_fit.fit.leave_out import leave_one_out
+
+    if fitted.parametric is None:
+        return ()
+    combination = fitted.combination
+    C = COMPARED_AT * combination.largest_budget
+    return leave_one_out(rows, fitted.parametric, combination.without_budget, rule, C)
+
+
+def _repetition(rows: Rows, surface: ParametricFit | None) -> RepetitionFit | None:
+    """What repeated data are worth, on top of the surface of those that are not repeated often."""
+    from flops_fit.fit.repeated import fit_repetition
+
+    with np.errstate(invalid="ignore"):
+        repeated = rows.D > _ROUNDED_EPOCH * rows.unique
+    if surface is None or not repeated.any():
+        return None
+    known = rows.take(np.isfinite(rows.unique) & (rows.unique > 0))
+    return fit_repetition(known.N, known.D, known.unique, known.L, surface.law)
+
+
+def _noise(rows: Rows) -> float | None:
+    """Pooled standard deviation of log L over runs of one size on as many tokens."""
+    places = np.round(np.log(np.stack([rows.N, rows.D])) * 1e3)
+    _, cell = np.unique(places, axis=1, return_inverse=True)
+    cell = cell.ravel()
+    counts = np.bincount(cell)
+    spare = len(rows) - len(counts)
+    if spare == 0:
+        return None
+    log_L = np.log(rows.L)
+    away = log_L - (np.bincount(cell, log_L) / counts)[cell]
+    return float(np.sqrt(away @ away / spare))
 
 
 def _frontier(isoflop: IsoflopFit) -> Any:
@@ -122,13 +172,19 @@ def _frontier(isoflop: IsoflopFit) -> Any:
         return None, error.problem
 
 
-def _headline(misfit: Misfit | None) -> Headline:
+def _headline(misfit: Misfit | None, holdout: HoldOut | None) -> Headline:
     if misfit is None:
-        return Headline(method="combination", why="there are too few runs for the surface")
-    found = f"smooth misfit of the surface: statistic {misfit.statistic:.1f}, above 2.5 in 5 % of sweeps that have none"
-    if misfit.doubt < 0.5:
-        return Headline(method="surface", why=f"the residuals show no misfit of its form ({found})")
-    return Headline(method="combination", why=f"the surface's form does not fit ({found})")
+        method, why = "combination", "there are too few runs for the surface alone"
+    elif misfit.doubt < 0.5:
+        method, why = "surface", f"its residuals show no misfit of its form (statistic {misfit.statistic:.1f})"
+    else:
+        method = "combination"
+        why = f"the surface's residuals show that its form does not hold (statistic {misfit.statistic:.1f})"
+    if holdout is None or not holdout.headline:
+        return Headline(method=method, why=f"{why}; no budget could be hidden and foretold")
+    words = {"num_params": "N_opt", "loss": "loss"}
+    said = ", ".join(f"{words[answer]} {100 * np.expm1(e):+.2g} %" for answer, e in holdout.headline.items())
+    return Headline(method=method, why=f"{why}; the largest budget, hidden, was foretold with errors of {said}")
 
 
 def _relabelled(rows: Rows, notes: list[Warning_]) -> Rows:

@@ -34,7 +34,7 @@ GRAVE: Final = frozenset(
 )
 
 # Where the methods are compared [times the largest budget], and the uncertainty that makes an answer useless [factor].
-_TARGET: Final = 10.0
+COMPARED_AT: Final = 10.0
 _USELESS: Final = 2.0
 # Differences between the methods that are worth a word even where both are uncertain: 20 % in N, 1 % in the loss.
 _APART: Final[Mapping[Answer, float]] = {"num_params": float(np.log(1.2)), "loss": 0.01}
@@ -73,7 +73,7 @@ def prediction_warnings(analysis: ScalingAnalysis, C: float, log_size: FloatArra
         span = np.log10(analysis.rows.C.max() / analysis.rows.C.min())
         said = f"{np.log10(factor):.1f} decades beyond the largest budget, on data that span {span:.1f} decades"
         yield Warning_("far_extrapolation", f"{format_flops(C)} FLOPs lie {said}; train a larger budget before acting")
-    if factor > _TARGET:
+    if factor > COMPARED_AT:
         yield from _disagreements(analysis, C)
     if len(log_size) > 1 and log_size[-1] - log_size[0] > 2 * np.log(_USELESS):
         wide = np.exp((log_size[-1] - log_size[0]) / 2)
@@ -179,15 +179,15 @@ def _grid(analysis: ScalingAnalysis) -> Iterator[Warning_]:
         bias = parabola_bias(
             analysis.parametric.law, analysis.rows.N, analysis.rows.D, analysis.rows.C, analysis.rows.budget
         )
-        if bias is not None and abs(np.expm1(bias.log_n_at(_TARGET * bias.compute_budget))) > _BIAS_WORTH_SAYING:
-            there = 100 * float(np.expm1(bias.log_n_at(_TARGET * bias.compute_budget)))
-            said = f"N_opt {there:+.0f} % at {format_flops(_TARGET * bias.compute_budget)} FLOPs, exponent"
+        if bias is not None and abs(np.expm1(bias.log_n_at(COMPARED_AT * bias.compute_budget))) > _BIAS_WORTH_SAYING:
+            there = 100 * float(np.expm1(bias.log_n_at(COMPARED_AT * bias.compute_budget)))
+            said = f"N_opt {there:+.0f} % at {format_flops(COMPARED_AT * bias.compute_budget)} FLOPs, exponent"
             said = f"{said} {bias.n_exponent:+.3f}, on losses without noise from the fitted surface"
             yield Warning_("parabola_bias", f"on this grid the parabola alone errs: {said}")
 
 
 def _methods(analysis: ScalingAnalysis) -> Iterator[Warning_]:
-    C = _TARGET * analysis.largest_budget
+    C = COMPARED_AT * analysis.largest_budget
     yield from _disagreements(analysis, C)
     told = analysis.combination.forecast("num_params", C, (0.025, 0.975))
     if told is not None and told.quantiles[1] - told.quantiles[0] > 2 * np.log(_USELESS):

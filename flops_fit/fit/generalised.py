@@ -56,7 +56,7 @@ def fit_generalised(
         N: Parameters, shape (runs,).
         D: Tokens.
         L: Losses [nats/token].
-        start: The additive surface.
+        start: The additive surface, of these runs or of more.
         weights: Emphasis of each run; all alike by default.
     """
     w = np.ones_like(L) if weights is None else weights
@@ -67,7 +67,7 @@ def fit_generalised(
     root_w = np.sqrt(w)
     # Runs of small weight add little information, so the degrees of freedom are those of the effective number.
     effective = w.sum() ** 2 / (w @ w)
-    scale = max(robust_scale(np.asarray(start.residuals), w * effective / w.sum(), 6), 1e-7)
+    scale = max(robust_scale(y - np.log(start.law.loss(N, D)), w * effective / w.sum(), 6), 1e-7)
 
     def residuals(q: FloatArray) -> FloatArray:
         return np.append(root_w * (y - _log_loss(q, x, z)[0]), scale * q[5] / LOG_G_SD)

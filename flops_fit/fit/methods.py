@@ -22,6 +22,10 @@ from flops_fit.laws import ComputeRule, FloatArray
 # Leaving out one of fewer budgets says more about the design than about the budgets.
 _FEWEST_BUDGETS_TO_LEAVE_OUT: Final = 4
 
+# The surface and the parabolas take all runs; the other forms, and all forecasts of hidden budgets, are as sure as they
+# need to be with this many.
+_MOST_RUNS: Final = 2000
+
 # Draws of each form where the surface is not resampled.
 _DRAWS: Final = 1000
 _HOLDOUT_DRAWS: Final = 200
@@ -98,19 +102,20 @@ def fit_methods(
     isoflop, on_budget = _parabolas(rows, parametric, settings)
     if isoflop.N_opt is None:
         missing["isoflop"] = f"{len(isoflop.optima)} budgets have an optimum inside their sizes; 2 are needed"
+    few = rows.thinned(_MOST_RUNS)
     forms = fit_candidates(
-        rows,
+        few,
         parametric=parametric,
         parametric_draws=draws,
         isoflop=isoflop,
-        on_budget=on_budget,
+        on_budget=on_budget.thinned(_MOST_RUNS),
         rule=settings.rule,
         priors=settings.priors,
         n_draws=n_bootstrap or n_draws,
         rng=rng,
     )
     if points is None:
-        points = roll(rows, groups_of(rows), isoflop, settings.rule, lambda some: _points(some, settings, rng))
+        points = roll(few, groups_of(few), isoflop, settings.rule, lambda some: _points(some, settings, rng))
     budgets = rows.budget[np.isfinite(rows.budget)]
     combination = Combination(
         forms=forms,
@@ -138,6 +143,7 @@ def hold_out_headline(rows: Rows, outlying: Rows, settings: Settings, fitted: Fi
     holdout = HoldOut(points=fitted.points, headline={})
     largest = holdout.largest
     visible = 1.05 * largest.visible
+    rows = rows.thinned(_MOST_RUNS)
     groups = groups_of(rows)
     part = fit_methods(
         rows.take((groups <= largest.visible) | (np.isnan(groups) & (rows.C <= visible))),
@@ -178,8 +184,11 @@ def _points(rows: Rows, settings: Settings, rng: np.random.Generator) -> dict[st
 
 def _surface(rows: Rows, settings: Settings) -> tuple[ParametricFit | None, str | None]:
     """The surface, or why there is none."""
+    few = rows.thinned(_MOST_RUNS)
     try:
-        return fit_parametric(rows.N, rows.D, rows.L, huber_delta=settings.huber_delta), None
+        # Many runs are searched by some of them and polished on all.
+        start = None if few is rows else fit_parametric(few.N, few.D, few.L).theta
+        return fit_parametric(rows.N, rows.D, rows.L, huber_delta=settings.huber_delta, start=start), None
     except FitError as error:
         return None, error.problem
 

@@ -9,7 +9,7 @@ their restricted likelihoods says whether the hills are there. On published swee
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -60,13 +60,13 @@ def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:
         fit: The surface.
         rows: The runs it is to explain, outliers included: what a wrong form cannot reach looks like outliers.
     """
-    keep = _thinned(rows)
-    r = np.log(rows.L[keep] / fit.law.loss(rows.N[keep], rows.D[keep]))
+    rows = rows.thinned(_MOST_RUNS)
+    r = np.log(rows.L / fit.law.loss(rows.N, rows.D))
     # What Huber's loss discounts must not count in full here.
     reach = 3 * max(fit.scale, 1e-12)
     r = np.clip(r, -reach, reach)
-    log_N, log_D = np.log(rows.N[keep]), np.log(rows.D[keep])
-    J = np.asarray(fit.law.log_loss_gradient(rows.N[keep], rows.D[keep]))
+    log_N, log_D = np.log(rows.N), np.log(rows.D)
+    J = np.asarray(fit.law.log_loss_gradient(rows.N, rows.D))
     basis, values, _ = np.linalg.svd(J, full_matrices=True)
     rank = int((values > 1e-12 * values[0]).sum())
     free = basis[:, rank:]
@@ -75,7 +75,7 @@ def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:
         return Misfit(statistic=0.0, size=0.0, shift_statistic=0.0)
     distance = ((log_N[:, None] - log_N) ** 2 + (log_D[:, None] - log_D) ** 2) / _LENGTH**2
     hills = free.T @ np.exp(-0.5 * distance) @ free
-    budget = rows.budget[keep]
+    budget = rows.budget
     labels = np.unique(budget[np.isfinite(budget)])
     member = (budget[:, None] == labels).astype(float)
     shifts = free.T @ (member @ member.T) @ free
@@ -88,14 +88,6 @@ def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:
         size=float(np.sqrt(_HILLS[hill] * likelihood[shift, hill, 1])),
         shift_statistic=float(2 * (plain - likelihood[0, 0, 0])),
     )
-
-
-def _thinned(rows: Rows) -> Any:
-    """At most _MOST_RUNS rows, evenly over compute."""
-    order = np.argsort(rows.C, kind="stable")
-    if len(order) <= _MOST_RUNS:
-        return order
-    return order[np.linspace(0, len(order) - 1, _MOST_RUNS).round().astype(int)]
 
 
 def _log_likelihoods(u: FloatArray, hills: FloatArray, ratio: float, shifts: FloatArray) -> FloatArray:

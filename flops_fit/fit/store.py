@@ -79,6 +79,7 @@ def _classes() -> dict[str, Any]:
         frontier,
         holdout,
         isoflop,
+        leave_out,
         local,
         misfit,
         parametric,
@@ -94,15 +95,21 @@ def _classes() -> dict[str, Any]:
         *(isoflop.IsoflopFit, isoflop.BudgetOptimum, isoflop.BudgetStatus, powerlaw.PowerLawFit),
         *(frontier.FrontierFit, frontier.FrontierStatus),
         *(candidates.SurfaceForm, candidates.ParabolaForm, candidates.LocalForm, local.LocalLaw),
+        leave_out.LeftOut,
         *(combine.Combination, holdout.HoldOut, holdout.HoldOutPoint, holdout.Score),
     ]
     return {cls.__name__: cls for cls in known}
 
 
-def _envelope_classes() -> dict[str, Any]:
-    from flops_fit.fit import envelope
+def _rare_classes() -> dict[str, Any]:
+    """Classes of modules that few analyses need."""
+    from flops_fit.fit import envelope, repeated
 
-    return {cls.__name__: cls for cls in (envelope.EnvelopeFit, envelope.EnvelopePoint)}
+    rare = (
+        *(envelope.EnvelopeFit, envelope.EnvelopePoint),
+        *(repeated.RepetitionFit, repeated.RepeatedDataLaw, repeated.RepetitionStatus),
+    )
+    return {cls.__name__: cls for cls in rare}
 
 
 def _encode(value: Any, arrays: dict[str, Any]) -> Any:
@@ -135,8 +142,8 @@ def _decode(node: Any, arrays: Any, classes: dict[str, Any]) -> Any:
     if not isinstance(node, dict):
         return node
     if "class" in node:
-        if node["class"].startswith("Envelope"):
-            classes |= _envelope_classes()
+        if node["class"] not in classes:
+            classes |= _rare_classes()
         return classes[node["class"]](**{k: _decode(v, arrays, classes) for k, v in node["fields"].items()})
     if "enum" in node:
         return classes[node["enum"]](node["value"])

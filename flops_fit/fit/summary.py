@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,9 @@ def _document(analysis: ScalingAnalysis) -> dict[str, Any]:
             "size": analysis.misfit.size,
             "shift_statistic": analysis.misfit.shift_statistic,
         },
+        "leave_one_out": [asdict(row) for row in analysis.leave_one_out],
+        "repetition": _repetition(analysis),
+        "noise": analysis.noise,
         "priors": dict(analysis.priors),
         "compute_rule": {"k": analysis.rule.k, "q": analysis.rule.q},
         "missing": dict(analysis.missing),
@@ -128,6 +132,21 @@ def _frontier(analysis: ScalingAnalysis) -> dict[str, Any] | None:
         "status": str(fit.status),
         "reason": fit.reason,
         "ci": _ci(analysis, "L_opt"),
+    }
+
+
+def _repetition(analysis: ScalingAnalysis) -> dict[str, Any] | None:
+    fit = analysis.repetition
+    if fit is None:
+        return None
+    return {
+        "R_D": fit.law.R_D,
+        "R_N": fit.law.R_N,
+        "borrowed": fit.law.borrowed,
+        "status": str(fit.status),
+        "n_repeated": fit.n_repeated,
+        "R_D_range": fit.R_D_range and list(fit.R_D_range),
+        "R_N_range": fit.R_N_range and list(fit.R_N_range),
     }
 
 
