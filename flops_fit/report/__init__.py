@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# matplotlib is loaded by the first figure, not by a table on the command line.
-_HOME = {
-    "answer_text": "tables",
-    "optimal": "tables",
-    "save_report": "html",
-    "figures": "plots",
-    "plot_frontier": "plots",
-    "plot_holdout": "plots",
-    "plot_isoflop": "plots",
-    "plot_optimum": "plots",
-    "plot_residuals": "plots",
-}
+if TYPE_CHECKING:
+    from flops_fit.report.html import save_report
+    from flops_fit.report.plots import (
+        figures,
+        plot_frontier,
+        plot_holdout,
+        plot_isoflop,
+        plot_optimum,
+        plot_residuals,
+    )
+    from flops_fit.report.tables import answer_text, optimal
 
-__all__ = list(_HOME)
+__all__ = [
+    "answer_text",
+    "figures",
+    "optimal",
+    "plot_frontier",
+    "plot_holdout",
+    "plot_isoflop",
+    "plot_optimum",
+    "plot_residuals",
+    "save_report",
+]
+
+_HOME = {"answer_text": "tables", "optimal": "tables", "save_report": "html"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"flops_fit.report.{_HOME[name]}"), name)
+    # matplotlib is loaded by the first figure, not by a table on the command line.
+    if name in __all__:
+        return getattr(importlib.import_module(f"flops_fit.report.{_HOME.get(name, 'plots')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
