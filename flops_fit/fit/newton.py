@@ -277,9 +277,9 @@ def _indefinite(matrices: FloatArray) -> IntArray:
     try:
         np.linalg.cholesky(matrices)
     except np.linalg.LinAlgError:
-        finite = np.isfinite(matrices).all(axis=(1, 2))
-        lowest = np.linalg.eigvalsh(np.where(finite[:, None, None], matrices, 0.0))[:, 0]
-        return np.flatnonzero(~(lowest > 0))
+        finite = np.isfinite(matrices).all(axis=(1, 2), keepdims=True)
+        lowest = np.linalg.eigvalsh(np.where(finite, matrices, 0.0))[:, 0]
+        return np.flatnonzero(lowest <= 0)
     return np.empty(0, int)
 
 

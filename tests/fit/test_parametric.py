@@ -308,3 +308,11 @@ def test_columns_of_unequal_length(sweep):
         fit_parametric(N, D[:-1], L)
     with pytest.raises(FitError, match="weights must be"):
         fit_parametric(N, D, L, weights=-np.ones(N.size))
+
+
+def test_unknown_options(sweep):
+    with pytest.raises(FitError, match="loss_kind='l1' is unknown") as error:
+        fit_parametric(*sweep, loss_kind="l1")
+    assert "huber, log, linear" in error.value.hint
+    with pytest.raises(FitError, match=r"huber_delta=0\.0 must be positive"):
+        fit_parametric(*sweep, huber_delta=0.0)
