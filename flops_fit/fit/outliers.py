@@ -17,9 +17,9 @@ from flops_fit.laws import FloatArray, ParametricLaw
 OutlierRule = Literal["surface", "iqr", "none"]
 
 # Chance that a sweep with Gaussian noise loses a run, by Bonferroni's inequality on a linear law. Simulated on the real
-# one (2,500 sweeps and scattered designs of 4 surfaces at each of 12 sizes from 10 to 300 runs, noise of 0.1 to 3 %), it
-# was 0.1 to 0.6 %. A loss 5 % too high, where the noise is 0.3 %, is found in 53 % of sweeps of 10 runs, in 90 % of 12,
-# and always from 21.
+# one (2,500 sweeps and scattered designs of 4 surfaces for each of 12 numbers of runs from 10 to 300, noise of 0.1 to
+# 3 %), it was 0.1 to 0.6 %. A loss 5 % too high, where the noise is 0.3 %, is found in 53 % of sweeps of 10 runs, in
+# 90 % of those of 12, and always from 21.
 FALSE_ALARM: Final = 0.003
 
 # With five parameters fitted, fewer runs cannot convict one of their number, and nonlinearity upsets the test.
@@ -43,8 +43,8 @@ def find_outliers(N: ArrayLike, D: ArrayLike, L: ArrayLike, *, rule: OutlierRule
         N: Parameters of each run, shape (n,).
         D: Tokens, shape (n,).
         L: Losses [nats/token], shape (n,).
-        rule: "surface"; "iqr" for residuals outside the quartiles by 1.5 interquartile ranges (which costs most clean
-            sweeps a run or two); "none".
+        rule: "surface"; "iqr" for residuals outside the quartiles by 1.5 interquartile ranges (which costs half of all
+            clean sweeps a run or more); "none".
 
     Returns:
         Index and reason of each, by index.
@@ -88,7 +88,7 @@ def find_outliers(N: ArrayLike, D: ArrayLike, L: ArrayLike, *, rule: OutlierRule
 
 def _against(residual: float) -> str:
     side = "above" if residual > 0 else "below"
-    return f"loss {abs(100 * np.expm1(residual)):.2g} % {side} the surface through the other runs"
+    return f"loss {abs(100 * np.expm1(residual)):.3g} % {side} the surface through the other runs"
 
 
 @dataclass(frozen=True, slots=True)
