@@ -26,7 +26,7 @@ def test_derivatives_are_those_of_the_value(runs, delta, linear, tied):
         assert here.hessian[0, k] == pytest.approx(slope, rel=1e-5, abs=1e-5 * np.abs(here.hessian).max())
 
 
-def test_majoriser_is_the_hessian_of_least_squares_without_curvature_of_the_model(runs):
+def test_majoriser_is_positive_definite(runs):
     objective = Objective(runs=runs)
     q = runs.coordinates(theta_of(LAWS["epoch"]))[None]
     here = objective.expand(q, np.ones((1, runs.x.size)))
