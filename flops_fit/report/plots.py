@@ -47,6 +47,8 @@ from flops_fit.units import format_flops
 if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
 
+_FRAME = 100.0  # factor that a band may leave the answers by before it is cut off
+
 
 def plot_isoflop(analysis: ScalingAnalysis, ax: Axes | None = None, *, series: pd.DataFrame | None = None) -> Axes:
     """Loss against size at each budget: runs, parabola, minimum with its 95 % interval, runs left out.
@@ -133,21 +135,25 @@ def plot_optimum(
     C = line["compute_budget"].to_numpy()
     ax.set_xscale("log")
     ax.axvspan(C.min(), analysis.largest_budget, color="#eeeeee", zorder=0, label="data")
+    points = series[series["kind"] == "budget"]
+    # What is hardly known may reach over hundreds of decades: the frame is the answer's, an edge is "or more".
+    told = np.concatenate([frame[quantity].to_numpy(float) for frame in (line, points)])
+    told = told[np.isfinite(told)]
+    rim = (told.min() / _FRAME, told.max() * _FRAME) if told.size and quantity != "loss" else (-np.inf, np.inf)
     others = [series[series["kind"] == name] for name in rivals(analysis)]
     for i, other in enumerate(o for o in others if o[quantity].notna().any()):
         label = None if i else "other candidates"
-        ax.plot(C, other[quantity].astype(float), color=GREY, lw=0.9, ls=":", zorder=1, label=label)
-    low, high = (line[f"{quantity}_{end}"].to_numpy(float) for end in ("low", "high"))
+        ax.plot(C, other[quantity].astype(float).clip(*rim), color=GREY, lw=0.9, ls=":", zorder=1, label=label)
+    low, high = (line[f"{quantity}_{end}"].to_numpy(float).clip(*rim) for end in ("low", "high"))
     if np.isfinite(low).any():
         ax.fill_between(C, low, high, color=BLUE, alpha=0.18, lw=0, zorder=2, label="95 %")
     beyond = line["extrapolated"].to_numpy(bool)
     ax.plot(C[~beyond], line[quantity][~beyond], color=BLUE, lw=2, zorder=3, label=analysis.headline.method)
     ax.plot(C[beyond], line[quantity][beyond], color=BLUE, lw=2, ls=(0, (4, 2)), zorder=3, label="extrapolated")
-    points = series[series["kind"] == "budget"]
     if len(points):
         reach = np.zeros((2, len(points)))
         if f"{quantity}_low" in points:
-            ends = points[[f"{quantity}_low", f"{quantity}_high"]].astype(float)
+            ends = points[[f"{quantity}_low", f"{quantity}_high"]].astype(float).clip(*rim)
             reach = np.nan_to_num(np.abs(ends.sub(points[quantity].astype(float), axis=0)).to_numpy().T)
         ax.errorbar(
             points["compute_budget"].astype(float),
