@@ -17,7 +17,7 @@ PACKAGE = Path(flops_fit.__file__).parent
 # Floors of the house; an import goes down, never up, and within a floor only along the arrows below.
 FLOORS = [
     {"laws", "units", "errors"},
-    {"experiment", "batch"},
+    {"experiment", "batch", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
     {"api", "result"},
     {"cli", "sweep_cli", "__main__"},

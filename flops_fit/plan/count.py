@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -17,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.batch import batch_samples
 from flops_fit.errors import PlanError
+from flops_fit.randomness import PrivateRandomness
 
 Build = Callable[[int], nn.Module]
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -163,7 +161,7 @@ class SizeCounter:
 
     def _construct(self, size: int) -> tuple[nn.Module, bool]:
         """The model, and whether it is on the meta device; the global random states stay as they were."""
-        with _undisturbed_randomness():
+        with PrivateRandomness(0):  # counting must not change what a later run draws
             try:
                 with torch.device("meta"):
                     model = self._build(size)
@@ -199,15 +197,3 @@ class SizeCounter:
         if not flops:
             raise PlanError(f"the FLOPs of size {size} could not be counted: none were seen", hint=hint)
         return flops / batch_samples(self._batch)
-
-
-@contextlib.contextmanager
-def _undisturbed_randomness() -> Iterator[None]:
-    """Counting must not change what a later run draws."""
-    python, legacy, generator = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
-        torch.random.set_rng_state(generator)

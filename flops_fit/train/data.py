@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from flops_fit.batch import batch_inputs, batch_samples
 from flops_fit.errors import DataError
+from flops_fit.randomness import PrivateRandomness
 from flops_fit.train.order import BatchOrder, RepeatedBatches
 
 HOLD_OUT_EVERY = 20
@@ -52,9 +54,7 @@ class SweepData:
     @property
     def is_ordered_here(self) -> bool:
         """Whether our order replaces the loader's: a map-style data set with a plain sampler."""
-        if isinstance(self.train.dataset, IterableDataset) or self.train.batch_size is None:
-            return False
-        return type(self.train.sampler) in (RandomSampler, SequentialSampler)
+        return _length(self.train.dataset) is not None and _is_plain(self.train)
 
     @property
     def num_samples(self) -> int | None:
@@ -102,11 +102,13 @@ class SweepData:
                 loader = DataLoader(loader.dataset, batch_size=micro, **kept)
             else:
                 loader = DataLoader(loader.dataset, batch_size=micro, sampler=loader.sampler, **kept)
-        return RepeatedBatches(loader, micro, steps, start=start, accumulate=accumulate)
+        return RepeatedBatches(loader, micro, steps, start=start, accumulate=accumulate, seed=seed)
 
 
 def sweep_data(source: Any, val: Any = None, batch_size: int | None = None) -> SweepData:
     """Check what the user brought and make it ready.
+
+    What a data function or a data set draws meanwhile is the same in every process, and not missed by this one.
 
     Args:
         source: A map-style or iterable Dataset, a DataLoader, a LightningDataModule, or a function that returns one.
@@ -118,8 +120,12 @@ def sweep_data(source: Any, val: Any = None, batch_size: int | None = None) -> S
     """
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise DataError(f"batch_size={batch_size!r} must be a positive whole number")
+    with PrivateRandomness(0):
+        return _sweep_data(source, val, batch_size)
+
+
+def _sweep_data(source: Any, val: Any, batch_size: int | None) -> SweepData:
     source, val = _called(source), _called(val)
-    fingerprint = getattr(source, "fingerprint", None)
     if isinstance(source, pl.LightningDataModule):
         source.prepare_data()
         source.setup("fit")
@@ -144,16 +150,22 @@ def sweep_data(source: Any, val: Any = None, batch_size: int | None = None) -> S
     example = _first_batch(train, batch)
     if train.batch_size is None and batch is None:
         batch = batch_samples(example)
+    own = getattr(source, "fingerprint", None)
     data = SweepData(
         train=train,
         val=val_loader,
         batch_size=batch,
-        fingerprint=str(fingerprint or _fingerprint(train, example)),
+        fingerprint=own if isinstance(own, str) else f"{_fingerprint(train)} {_fingerprint(val_loader)}",
         example=example,
         notes=notes,
     )
     if batch is not None:
         data.check_batch(batch)
+        if data.num_samples is None and batch == train.batch_size and batch_samples(example) < batch:
+            raise DataError(
+                f"the training data ended after {batch_samples(example)} samples, fewer than one batch of {batch}",
+                hint="lower batch_size, or bring more data",
+            )
     return data
 
 
@@ -166,7 +178,10 @@ def _called(source: Any) -> Any:
             p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
             for p in inspect.signature(source).parameters.values()
         ):
-            raise DataError(f"the data function {source.__qualname__} must take no arguments")
+            name = getattr(source, "__qualname__", type(source).__qualname__)
+            raise DataError(
+                f"the data function {name} must take no arguments", hint="bind them with functools.partial, or call it"
+            )
         return source()
     return source
 
@@ -179,6 +194,14 @@ def _loader_of(module: pl.LightningDataModule, method: str) -> DataLoader[Any]:
             hint="return a torch.utils.data.DataLoader",
         )
     return loader
+
+
+def _is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether the loader's order is one that ours may replace: every sample once, in turn or shuffled."""
+    sampler: Any = loader.sampler
+    if loader.batch_size is None or type(sampler) not in (RandomSampler, SequentialSampler):
+        return False
+    return not getattr(sampler, "replacement", False) and len(sampler) == _length(loader.dataset)
 
 
 def _length(dataset: Any) -> int | None:
@@ -211,6 +234,8 @@ def _check_items(loader: DataLoader[Any], what: str) -> None:
         item = next(iter(loader.dataset)) if _length(loader.dataset) is None else loader.dataset[0]
     except StopIteration:
         raise DataError(f"{what} is empty", hint="the iterable ended before its first item") from None
+    except Exception as error:
+        raise DataError(f"the first item of {what} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(item, Mapping) and not (isinstance(item, (tuple, list)) and len(item) >= 2):
         raise DataError(
             f"an item of {what} is {type(item).__qualname__}, not a pair (inputs, targets) or a mapping",
@@ -238,8 +263,7 @@ def _hold_out(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[Any]
     """Take every k-th sample away from training, before anything is sharded or shuffled."""
     kept = {name: getattr(loader, name) for name in _KEPT}
     total = _length(loader.dataset)
-    plain = type(loader.sampler) in (RandomSampler, SequentialSampler)
-    if loader.batch_size is None or (total is not None and not plain) or (total is None and loader.num_workers):
+    if loader.batch_size is None or (loader.num_workers if total is None else not _is_plain(loader)):
         raise DataError(
             "no validation data was given, and none can be held out of a loader with its own order or workers",
             hint="pass val_dataset",
@@ -261,7 +285,7 @@ def _hold_out(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[Any]
 
 
 def _first_batch(loader: DataLoader[Any], batch: int | None) -> Any:
-    """One batch, without touching the loader's order or the global random state."""
+    """One batch; of a loader whose data has a length, without touching the loader's order."""
     total = _length(loader.dataset)
     if total is not None and loader.batch_size is not None:
         items = [loader.dataset[i] for i in range(min(batch or 1, loader.batch_size, total))]
@@ -272,13 +296,24 @@ def _first_batch(loader: DataLoader[Any], batch: int | None) -> Any:
     return example
 
 
-def _fingerprint(loader: DataLoader[Any], example: Any) -> str:
+def _fingerprint(loader: DataLoader[Any]) -> str:
     """A hash of the data's length and of a few evenly spaced items."""
     digest = hashlib.sha256()
-    total = _length(loader.dataset)
-    items = [example] if total is None else [loader.dataset[i * (total - 1) // 7] for i in range(8)]
+    dataset, total = loader.dataset, _length(loader.dataset)
+    items = list(islice(iter(dataset), 8)) if total is None else [dataset[i * (total - 1) // 7] for i in range(8)]
     digest.update(str(total).encode())
-    for leaf in tree_leaves(items):
-        values = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
-        digest.update(f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+    for leaf in tree_leaves([dict(item) if isinstance(item, Mapping) else item for item in items]):
+        digest.update(_bytes(leaf))
     return digest.hexdigest()
+
+
+def _bytes(leaf: Any) -> bytes:
+    """A value as bytes that are the same in every process."""
+    if isinstance(leaf, Tensor):
+        leaf = leaf.detach().cpu()
+        values = (leaf if leaf.dtype is not torch.bfloat16 else leaf.float()).numpy()
+    else:
+        values = np.asarray(leaf)
+    if values.dtype.hasobject:  # addresses differ between processes
+        return type(leaf).__qualname__.encode()
+    return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()

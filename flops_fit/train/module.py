@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -77,6 +77,8 @@ class ScalingModule(pl.LightningModule):
             raise PlanError("no loss_fn was given", hint="pass loss_fn, or override ScalingModule.compute_loss")
         if not 0 < lr < math.inf or not 0 <= warmup_fraction < 1:
             raise PlanError(f"lr={lr} must be positive and warmup_fraction={warmup_fraction} in [0, 1)")
+        if schedule not in get_args(Schedule):
+            raise PlanError(f"schedule={schedule!r} is none of {', '.join(get_args(Schedule))}")
         self.make_net, self.loss_fn = net, loss_fn
         self.lr, self.schedule, self.warmup_fraction = lr, schedule, warmup_fraction
         self.weight_decay, self.betas, self.unit = weight_decay, betas, unit

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from flops_fit.batch import batch_samples
 from flops_fit.errors import DataError
+from flops_fit.randomness import PrivateRandomness
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -75,7 +76,8 @@ class BatchOrder(Sampler[list[int]]):
 class RepeatedBatches:
     """Whole batches of a loader whose order is its own: an iterable, or the user's sampler; from a cursor to the end.
 
-    The loader is gone through again when it ends; batches that are not whole are left out.
+    The loader is gone through again when it ends; batches that are not whole are left out. What it draws in this
+    process is a stream of its own, a function of the seed: the same for every size, and after a resume.
 
     Args:
         loader: The user's loader.
@@ -83,10 +85,16 @@ class RepeatedBatches:
         steps: Optimiser steps of the whole run.
         start: Steps already done; so many batches are drawn and passed over.
         accumulate: Micro-batches a step; the loader's batches are the micro-batches.
+        seed: Seed of what the loader, its sampler and its data set draw.
+
+    Attributes:
+        first_epoch: Whole batches in one pass through the loader, once there has been one.
     """
 
-    def __init__(self, loader: DataLoader[Any], batch: int, steps: int, *, start: int, accumulate: int) -> None:
-        self.loader, self.batch = loader, batch
+    def __init__(
+        self, loader: DataLoader[Any], batch: int, steps: int, *, start: int, accumulate: int, seed: int = 0
+    ) -> None:
+        self.loader, self.batch, self.seed = loader, batch, seed
         self.total, self.done = steps * accumulate, start * accumulate
         self.first_epoch: int | None = None
 
@@ -94,10 +102,10 @@ class RepeatedBatches:
         return self.total
 
     def __iter__(self) -> Iterator[Any]:
-        drawn = 0
+        drawn, randomness = 0, PrivateRandomness(self.seed)
         while drawn < self.total:
             before = drawn
-            for batch in self.loader:
+            for batch in _drawing_from(randomness, self.loader):
                 if batch_samples(batch) != self.batch:
                     continue
                 drawn += 1
@@ -109,3 +117,15 @@ class RepeatedBatches:
                 raise DataError(f"the training data holds no whole batch of {self.batch} samples")
             if self.first_epoch is None:
                 self.first_epoch = drawn
+
+
+def _drawing_from(randomness: PrivateRandomness, loader: DataLoader[Any]) -> Iterator[Any]:
+    """One pass through a loader, drawing from a stream of its own."""
+    with randomness:
+        batches = iter(loader)
+    while True:
+        with randomness:
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Any
 
 from flops_fit.errors import RunError
@@ -62,10 +63,13 @@ def resolve(reference: str) -> Any:
 
 def _load_script(path: Path, digest: str) -> Any:
     global _loading_script
-    if _SCRIPT_MODULE in sys.modules:
-        return sys.modules[_SCRIPT_MODULE]
-    if not path.is_file() or _digest(path) != digest:
+    if not path.is_file():
+        raise RunError(f"{path}, the script that started the sweep, is gone", hint="bring it back")
+    if _digest(path) != digest:
         raise RunError(f"{path} has changed since the sweep was started", hint="run the script again; it resumes")
+    loaded = sys.modules.get(_SCRIPT_MODULE)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
     spec = importlib.util.spec_from_file_location(_SCRIPT_MODULE, path)
     assert spec is not None
     assert spec.loader is not None
@@ -87,19 +91,29 @@ def _digest(path: Path) -> str:
 
 
 def source_hash(thing: Any) -> str:
-    """A hash of the source text of a class (with its bases from outside torch and Lightning) or function."""
-    own = (
-        [c for c in thing.__mro__ if c.__module__.partition(".")[0] not in ("torch", "lightning", "builtins")]
-        if (isinstance(thing, type))
-        else [thing]
-    )
+    """A hash of the name and source text of a class (with its bases) or function; of torch's, of the name alone.
+
+    For an instance, and for a ``functools.partial``, of its class or function and of the plain values that it holds,
+    such as a loss's label smoothing.
+    """
     texts = []
-    for item in own:
-        try:
-            texts.append(inspect.getsource(item))
-        except (OSError, TypeError):
-            texts.append(f"{getattr(item, '__module__', '')}.{getattr(item, '__qualname__', type(item).__qualname__)}")
+    while isinstance(thing, partial):
+        texts.append(_plain_values({str(i): v for i, v in enumerate(thing.args)} | thing.keywords))
+        thing = thing.func
+    if not isinstance(thing, (type, FunctionType, MethodType, BuiltinFunctionType)):
+        texts.append(_plain_values(vars(thing) if hasattr(thing, "__dict__") else {}))
+        thing = type(thing)
+    texts.append(describe(thing))
+    for item in thing.__mro__ if isinstance(thing, type) else (thing,):
+        if str(item.__module__).partition(".")[0] not in ("torch", "lightning", "builtins"):
+            with contextlib.suppress(OSError, TypeError):  # of a notebook or an extension: the name must do
+                texts.append(inspect.getsource(item))
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _plain_values(values: dict[str, Any]) -> str:
+    plain = (bool, int, float, str, NoneType)
+    return repr(sorted((k, v) for k, v in values.items() if isinstance(v, plain) and k[0] != "_"))
 
 
 def describe(thing: Any) -> str:
