@@ -136,8 +136,9 @@ def _interval(log_ends: object) -> tuple[float, float]:
 
 
 def _methods(analysis: ScalingAnalysis, *, with_loss: bool) -> dict[str, str]:
-    names = ("num_params", "num_tokens", "loss") if with_loss else ("num_params", "num_tokens")
-    return dict.fromkeys(names, analysis.headline.method)
+    size = analysis.combination.method("num_params")
+    methods = {"num_params": size, "num_tokens": size}
+    return methods | ({"loss": analysis.combination.method("loss")} if with_loss else {})
 
 
 def _positive(name: str, value: float) -> float:

@@ -15,11 +15,11 @@ from flops_fit.fit.rows import Excluded, Rows, select_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.candidates import Answer
     from flops_fit.fit.holdout import HoldOut
     from flops_fit.fit.isoflop import IsoflopFit
     from flops_fit.fit.leave_out import LeftOut
     from flops_fit.fit.methods import Fitted
-    from flops_fit.fit.misfit import Misfit
     from flops_fit.fit.outliers import OutlierRule
     from flops_fit.fit.parametric import ParametricFit
     from flops_fit.fit.repeated import RepetitionFit
@@ -110,7 +110,7 @@ def analyze_runs(
         envelope=envelope,
         misfit=fitted.misfit,
         holdout=holdout,
-        headline=_headline(fitted.misfit, holdout),
+        headline=_headline(fitted, holdout),
         combination=fitted.combination,
         ci={},
         leave_one_out=_leave_one_out(rows, fitted, rule),
@@ -172,17 +172,23 @@ def _frontier(isoflop: IsoflopFit) -> Any:
         return None, error.problem
 
 
-def _headline(misfit: Misfit | None, holdout: HoldOut | None) -> Headline:
+def _headline(fitted: Fitted, holdout: HoldOut | None) -> Headline:
+    from flops_fit.fit.combine import COMBINATION
+
+    misfit, combination = fitted.misfit, fitted.combination
+    words: dict[Answer, str] = {"num_params": "N_opt", "loss": "loss"}
+    beaten = [word for answer, word in words.items() if combination.method(answer) == COMBINATION]
+    method = COMBINATION if beaten else "surface"
     if misfit is None:
-        method, why = "combination", "there are too few runs for the surface alone"
-    elif misfit.doubt < 0.5:
-        method, why = "surface", f"its residuals show no misfit of its form (statistic {misfit.statistic:.1f})"
-    else:
-        method = "combination"
+        why = "there are too few runs for the surface"
+    elif misfit.doubt >= 0.5:
         why = f"the surface's residuals show that its form does not hold (statistic {misfit.statistic:.1f})"
+    elif beaten:
+        why = f"other forms foretold hidden budgets better than the surface ({' and '.join(beaten)})"
+    else:
+        why = f"its residuals show no misfit of its form (statistic {misfit.statistic:.1f})"
     if holdout is None or not holdout.headline:
         return Headline(method=method, why=f"{why}; no budget could be hidden and foretold")
-    words = {"num_params": "N_opt", "loss": "loss"}
     said = ", ".join(f"{words[answer]} {100 * np.expm1(e):+.2g} %" for answer, e in holdout.headline.items())
     return Headline(method=method, why=f"{why}; the largest budget, hidden, was foretold with errors of {said}")
 

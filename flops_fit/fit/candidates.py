@@ -6,16 +6,16 @@ hidden from it (``holdout``) says how much it is believed.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from flops_fit.errors import FitError
-from flops_fit.fit.bootstrap import bootstrap_weights
 from flops_fit.fit.frontier import fit_frontier, fit_frontier_draws
 from flops_fit.fit.generalised import fit_generalised
-from flops_fit.fit.isoflop import IsoflopFit, bootstrap_isoflop
+from flops_fit.fit.isoflop import IsoflopFit
 from flops_fit.fit.local import LocalLaw, fit_local_loss, fit_local_size
 from flops_fit.fit.parametric import ParametricFit, fit_parametric
 from flops_fit.fit.powerlaw import fit_power_law, log_log_line
@@ -27,11 +27,18 @@ Answer = Literal["num_params", "loss"]
 ANSWERS: Final[tuple[Answer, ...]] = ("num_params", "loss")
 
 SURFACE: Final = "surface"
-ADDITIVE: Final = (SURFACE, "tied", "near_tied")
+ADDITIVE: Final = (SURFACE, "tied", "near_optimum")
 
-# Runs count by how near they are to their budget's optimum, with this standard deviation in log N.
+# The generalised mean has six parameters.
+_FEWEST_GENERALISED: Final = 20
+
+# Runs count by how near they are to their budget's optimum, with this standard deviation in log N; so many must then be
+# left, by their effective number, for the four parameters of tied exponents.
 _NEAR: Final = 0.7
 _FEWEST_NEAR: Final = 12
+
+# Three parameters through fewer optima leave nothing to judge them by.
+_FEWEST_FOR_FRONTIER: Final = 4
 
 # An optimum with a larger standard error of log N says nothing.
 _VAGUE: Final = 0.5
@@ -117,7 +124,6 @@ def fit_candidates(
     parametric: ParametricFit | None,
     parametric_draws: FloatArray | None,
     isoflop: IsoflopFit,
-    on_budget: Rows,
     rule: ComputeRule,
     priors: bool,
     n_draws: int,
@@ -130,7 +136,6 @@ def fit_candidates(
         parametric: Their surface, or None.
         parametric_draws: Its draws of theta, shape (draws, 5), or None for the fit alone.
         isoflop: Their parabolas.
-        on_budget: The runs that those were fitted to.
         rule: What training costs.
         priors: Whether laws with priors are among the candidates.
         n_draws: Draws of each form; 0 for the fits alone.
@@ -141,28 +146,20 @@ def fit_candidates(
     if parametric is not None:
         drawn = np.empty((0, 5)) if parametric_draws is None else parametric_draws
         forms[SURFACE] = _additive(np.vstack([parametric.theta, drawn]))
-    try:
-        tied = fit_parametric(N, D, L, tied=True)
-    except FitError:
-        pass
-    else:
-        drawn = normal_draws(tied.theta, sandwich_covariance(tied, N, D, L), n_draws, rng)
-        forms["tied"] = _additive(np.vstack([tied.theta, drawn]))
-    if parametric is not None:
+    with contextlib.suppress(FitError):
+        forms["tied"] = _tied(N, D, L, None, n_draws, rng)
+    if parametric is not None and len(rows) >= _FEWEST_GENERALISED:
         mean = fit_generalised(N, D, L, parametric)
         forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]))
+    if parametric is not None:
         away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
         near = np.exp(-0.5 * away**2)
         if near.sum() ** 2 >= _FEWEST_NEAR * (near @ near):
-            local = fit_generalised(N, D, L, parametric, weights=near)
-            forms["near_optimum"] = SurfaceForm(theta=np.vstack([local.theta, local.draws(n_draws, rng)]))
-            near_tied = fit_parametric(N, D, L, tied=True, weights=near)
-            drawn = normal_draws(near_tied.theta, sandwich_covariance(near_tied, N, D, L), n_draws, rng)
-            forms["near_tied"] = _additive(np.vstack([near_tied.theta, drawn]))
-    parabola = _parabola(on_budget, isoflop, n_draws, rng)
+            forms["near_optimum"] = _tied(N, D, L, near, n_draws, rng)
+    best = Optima.of(isoflop)
+    parabola = _parabola(best, n_draws, rng)
     if parabola is not None:
         forms["parabola"] = parabola
-    best = Optima.of(isoflop)
     if priors and len(best.C) >= 2:
         # Without draws the median still needs some.
         many = n_draws or 400
@@ -210,33 +207,49 @@ def _known(values: list[float | None], default: float) -> FloatArray:
     return np.array([usual if v is None else v for v in values], float)
 
 
+def _tied(
+    N: FloatArray, D: FloatArray, L: FloatArray, weights: FloatArray | None, n_draws: int, rng: np.random.Generator
+) -> SurfaceForm:
+    fit = fit_parametric(N, D, L, tied=True, weights=weights)
+    return _additive(np.vstack([fit.theta, normal_draws(fit.theta, sandwich_covariance(fit, N, D, L), n_draws, rng)]))
+
+
 def _additive(theta: FloatArray) -> SurfaceForm:
     return SurfaceForm(theta=np.column_stack([theta, np.zeros(len(theta))]))
 
 
-def _parabola(rows: Rows, isoflop: IsoflopFit, n_draws: int, rng: np.random.Generator) -> ParabolaForm | None:
-    best = Optima.of(isoflop)
+def _parabola(best: Optima, n_draws: int, rng: np.random.Generator) -> ParabolaForm | None:
+    """Power laws through the optima; draws refit them to optima that scatter as these do.
+
+    Resampling runs would leave many budgets with the three sizes that a parabola meets exactly, and draws far wilder
+    than the optima; their standard errors, and what they scatter beyond those, are better behaved.
+    """
     if len(best.C) < 2:
         return None
+    x, loss_law = np.log(best.C), None
     law = fit_power_law(best.C, np.exp(best.log_size)).law
-    size, frontier = np.array([[np.log(law.k), law.exponent]]), None
-    if len(best.C) >= 4:
-        try:
-            told = fit_frontier(best.C, best.loss).law
-            frontier = np.array([[told.offset, np.log(told.k), -told.exponent]])
-        except FitError:
-            pass
+    size = np.array([[np.log(law.k), law.exponent]])
+    if len(best.C) >= _FEWEST_FOR_FRONTIER:
+        with contextlib.suppress(FitError):
+            loss_law = fit_frontier(best.C, best.loss).law
+    frontier = None if loss_law is None else np.array([[loss_law.offset, np.log(loss_law.k), -loss_law.exponent]])
     if n_draws:
-        W = bootstrap_weights(len(rows), n_draws, rng)
-        drawn = bootstrap_isoflop(rows.N, rows.D, rows.L, rows.budget, W)
-        used = np.isin(drawn["compute_budget"], best.C)
-        log_N, loss = drawn["log_N"][:, used], drawn["loss"][:, used]
-        center, level, slope = log_log_line(np.log(best.C), log_N, np.isfinite(log_N).astype(float))
-        lines = np.column_stack([level - slope * center, slope])
-        if frontier is not None:
-            laws = fit_frontier_draws(best.C, loss[np.isfinite(loss).sum(axis=1) >= 3])
-            fine = np.isfinite(laws.k)
-            rest = np.column_stack([laws.offset[fine], np.log(laws.k[fine]), -laws.exponent[fine]])
-            frontier = np.vstack([frontier, rest])
-        size = np.vstack([size, lines[np.isfinite(lines).all(axis=1)]])
+        log_size = _scattered(best.log_size, np.log(law(best.C)), best.log_size_se, 2, n_draws, rng)
+        center, level, slope = log_log_line(x, log_size, np.ones_like(log_size))
+        size = np.vstack([size, np.column_stack([level - slope * center, slope])])
+    if n_draws and loss_law is not None and frontier is not None:
+        log_loss = _scattered(np.log(best.loss), np.log(loss_law(best.C)), best.loss_se, 3, n_draws, rng)
+        laws = fit_frontier_draws(best.C, np.exp(log_loss))
+        fine = np.isfinite(laws.k)
+        rest = np.column_stack([laws.offset[fine], np.log(laws.k[fine]), -laws.exponent[fine]])
+        frontier = np.vstack([frontier, rest])
     return ParabolaForm(size=size, frontier=frontier)
+
+
+def _scattered(
+    y: FloatArray, fitted: FloatArray, se: FloatArray, n_parameters: int, n_draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """Values round the fitted ones with the scatter that y has, at least its standard errors; (n_draws, points)."""
+    spare = len(y) - n_parameters
+    beyond = max(float((y - fitted) @ (y - fitted)) / spare - float(np.mean(se**2)), 0.0) if spare > 0 else 0.0
+    return np.asarray(fitted + rng.standard_normal((n_draws, len(y))) * np.sqrt(se**2 + beyond))

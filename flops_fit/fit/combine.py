@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from flops_fit.fit.candidates import ADDITIVE, SURFACE, Answer, Form, SurfaceForm
 from flops_fit.fit.holdout import PRIOR_BUDGETS, Score
 from flops_fit.laws import ComputeRule, FloatArray
+
+COMBINATION: Final = "combination"
+
+# Log evidence by which the best form's forecasts of hidden budgets beat the surface's. On sweeps drawn from the surface
+# nine in ten stay below the first, under any noise; from the second on the surface does not answer at all.
+_BEATEN_BY_LUCK: Final = 1.25
+_BEATEN: Final = 2.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +37,15 @@ class Forecast:
 class Combination:
     """Every form with what speaks for it.
 
-    Where the surface's residuals show no misfit, the answer is the surface's, its interval that of the bootstrap (and,
-    for the loss, of leaving out budgets, where that is wider). Where they do, it is the median of a mixture of all
-    forms, each weighted by the evidence of its forecasts of hidden budgets and widened by the error that those lead one
-    to expect. In between, quantiles are averaged.
+    Where the surface's residuals show no misfit and no other form foretold hidden budgets better, the answer is the
+    surface's, its interval that of the bootstrap (and, for the loss, of leaving out budgets, where that is wider).
+    Otherwise it is the median of a mixture of all forms, each weighted by the evidence of its forecasts and widened by
+    the error that those lead one to expect. In between, quantiles are averaged.
 
     Attributes:
         forms: The candidates, by name.
         scores: How each did on the hidden budgets, by answer and name.
-        doubt: Of the surface's form, 0 to 1 (``misfit``); 1 where there is no surface.
+        misfit_doubt: Of the surface's form by its residuals, 0 to 1 (``misfit``); 1 where there is no surface.
         without_budget: theta of the surface with each budget left out, shape (budgets, 5); None where too few.
         rule: What training costs.
         largest_budget: Beyond it forms err by their form error [FLOPs].
@@ -46,11 +54,21 @@ class Combination:
 
     forms: Mapping[str, Form]
     scores: Mapping[Answer, Mapping[str, Score]]
-    doubt: float
+    misfit_doubt: float
     without_budget: FloatArray | None
     rule: ComputeRule
     largest_budget: float
     seed: int
+
+    def doubt(self, answer: Answer) -> float:
+        """How far the surface's own answer is replaced by the mixture, 0 to 1."""
+        tried = {name: s.log_evidence for name, s in self.scores[answer].items() if s.n_hidden}
+        gap = max(tried.values()) - tried[SURFACE] if SURFACE in tried else 0.0
+        return max(self.misfit_doubt, float(np.clip((gap - _BEATEN_BY_LUCK) / (_BEATEN - _BEATEN_BY_LUCK), 0.0, 1.0)))
+
+    def method(self, answer: Answer) -> str:
+        """Which method gives the answer: the surface, or the combination."""
+        return SURFACE if SURFACE in self.forms and self.doubt(answer) < 0.5 else COMBINATION
 
     def weights(self, answer: Answer) -> dict[str, float]:
         """How much each form counts in the mixture, adding to 1; forms that cannot answer are left out."""
@@ -59,7 +77,7 @@ class Combination:
         share = np.exp(evidence - evidence.max(initial=-np.inf))
         if answer == "loss" and not all(n in ADDITIVE for n in able):
             # A misfit of the loss surface speaks against every additive form of it, whatever it foretold by luck.
-            share *= [1 - self.doubt if n in ADDITIVE else 1.0 for n in able]
+            share *= [1 - self.misfit_doubt if n in ADDITIVE else 1.0 for n in able]
         return dict(zip(able, (share / share.sum()).tolist(), strict=True))
 
     def forecast(self, answer: Answer, C: float, probabilities: Sequence[float]) -> Forecast | None:
@@ -70,14 +88,14 @@ class Combination:
             C: Compute [FLOPs].
             probabilities: Quantiles wanted.
         """
-        parts = []
-        if SURFACE in self.forms and self.doubt < 1:
-            parts.append((1 - self.doubt, self._surface(answer, C, probabilities)))
-        if self.doubt > 0:
+        parts, doubt = [], self.doubt(answer)
+        if SURFACE in self.forms and doubt < 1:
+            parts.append((1 - doubt, self._surface(answer, C, probabilities)))
+        if doubt > 0:
             mixture = self._mixture(answer, C, probabilities)
             if mixture is None:
                 return None
-            parts.append((self.doubt, mixture))
+            parts.append((doubt, mixture))
         total = sum(share for share, _ in parts)
         return Forecast(
             point=sum(share * f.point for share, f in parts) / total,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from flops_fit.fit.candidates import ANSWERS, SURFACE, Answer
-from flops_fit.fit.isoflop import BudgetStatus, parabola_bias
+from flops_fit.fit.isoflop import BudgetStatus, ParabolaBias, parabola_bias
 from flops_fit.fit.parametric import FitStatus
 from flops_fit.fit.prediction import Warning_
 from flops_fit.laws import FloatArray
@@ -38,6 +38,9 @@ COMPARED_AT: Final = 10.0
 _USELESS: Final = 2.0
 # Differences between the methods that are worth a word even where both are uncertain: 20 % in N, 1 % in the loss.
 _APART: Final[Mapping[Answer, float]] = {"num_params": float(np.log(1.2)), "loss": 0.01}
+
+# Answers closer than this agree [log].
+_SAME: Final = 0.01
 
 _FEW_SIZES: Final = 4
 _FEW_BUDGETS: Final = 3
@@ -103,8 +106,20 @@ def disagreement(analysis: ScalingAnalysis, C: float, level: float = 0.95) -> di
         if len(known) == 2:
             ends = [np.nanquantile(t[1:], [0.5 - level / 2, 0.5 + level / 2]) for t in known]
             apart = float(known[0][0] - known[1][0])
-            found[answer] = apart, bool(abs(apart) > np.hypot(*[(high - low) / 2 for low, high in ends]))
+            # By how much the parabolas err on this grid is known, and no contradiction.
+            bias = _parabola_bias(analysis) if answer == "num_params" else None
+            unexplained = apart if bias is None else apart + float(bias.log_n_at(C))
+            beyond = abs(unexplained) > np.hypot(*[(high - low) / 2 for low, high in ends]) + _SAME
+            found[answer] = apart, bool(beyond)
     return found
+
+
+def _parabola_bias(analysis: ScalingAnalysis) -> ParabolaBias | None:
+    if analysis.parametric is None or analysis.isoflop is None:
+        return None
+    r = analysis.rows
+    used = np.isin(r.budget, [b.compute_budget for b in analysis.isoflop.optima])
+    return parabola_bias(analysis.parametric.law, r.N, r.D, r.C, np.where(used, r.budget, np.nan))
 
 
 def is_trustworthy(analysis: ScalingAnalysis) -> bool:
@@ -122,7 +137,7 @@ def irreducible_loss(analysis: ScalingAnalysis) -> tuple[float | None, str | Non
         return None, f"the surface's status is {fit.status}"
     if low <= 0:
         return None, "its interval reaches 0"
-    if analysis.headline.method != SURFACE:
+    if analysis.combination.method("loss") != SURFACE:
         return None, "the surface's form does not fit these runs, and another form has another E"
     if analysis.frontier is not None and analysis.frontier.reason is None:
         told = analysis.ci.get("L_opt", {}).get("l_inf")
@@ -175,15 +190,14 @@ def _grid(analysis: ScalingAnalysis) -> Iterator[Warning_]:
     if len(budgets) < _FEW_BUDGETS:
         said = f"{len(budgets)} budgets; no forecast of a hidden one can be tried" if budgets else "no budgets found"
         yield Warning_("too_few_budgets" if budgets else "no_budgets", said)
-    if analysis.parametric is not None and analysis.isoflop is not None:
-        bias = parabola_bias(
-            analysis.parametric.law, analysis.rows.N, analysis.rows.D, analysis.rows.C, analysis.rows.budget
-        )
-        if bias is not None and abs(np.expm1(bias.log_n_at(COMPARED_AT * bias.compute_budget))) > _BIAS_WORTH_SAYING:
-            there = 100 * float(np.expm1(bias.log_n_at(COMPARED_AT * bias.compute_budget)))
-            said = f"N_opt {there:+.0f} % at {format_flops(COMPARED_AT * bias.compute_budget)} FLOPs, exponent"
-            said = f"{said} {bias.n_exponent:+.3f}, on losses without noise from the fitted surface"
-            yield Warning_("parabola_bias", f"on this grid the parabola alone errs: {said}")
+    bias = _parabola_bias(analysis)
+    if bias is not None:
+        C = COMPARED_AT * bias.compute_budget
+        there = float(np.expm1(bias.log_n_at(C)))
+        if abs(there) > _BIAS_WORTH_SAYING:
+            said = f"N_opt {100 * there:+.0f} % at {format_flops(C)} FLOPs, exponent {bias.n_exponent:+.3f}"
+            said = f"{said}, on losses without noise from the fitted surface"
+            yield Warning_("parabola_bias", f"on this grid the parabolas alone err: {said}")
 
 
 def _methods(analysis: ScalingAnalysis) -> Iterator[Warning_]:
@@ -206,7 +220,7 @@ def _disagreements(analysis: ScalingAnalysis, C: float) -> Iterator[Warning_]:
             near = abs(apart) < np.log(2)
             more = f"{100 * np.expm1(apart):+.2g} % from" if near else f"{np.exp(apart):.2g} times"
             said = f"at {format_flops(C)} FLOPs the surface's {what} is {more} the parabolas'"
-            if beyond and analysis.headline.method == SURFACE:
+            if beyond and analysis.combination.method(answer) == SURFACE:
                 yield Warning_("methods_contradict", f"{said}, more than their intervals allow")
             elif beyond:
                 yield Warning_("methods_disagree", f"{said}, more than their intervals allow; neither answers alone")
@@ -245,8 +259,9 @@ def _data(analysis: ScalingAnalysis) -> Iterator[Warning_]:
 
 
 def _beliefs(analysis: ScalingAnalysis) -> Iterator[Warning_]:
-    weight = max(analysis.combination.weights(answer).get("local_law", 0.0) for answer in ANSWERS)
-    if analysis.priors and weight * analysis.combination.doubt > 0.1:
+    combination = analysis.combination
+    weight = max(combination.weights(a).get("local_law", 0.0) * combination.doubt(a) for a in ANSWERS)
+    if analysis.priors and weight > 0.1:
         a, gamma = analysis.priors["N_opt_exponent"], analysis.priors["gamma"]
         factor = float(np.exp(gamma["sd_of_log"]))
         said = f"exponent of N_opt {a['mean']} +- {a['sd']}, gamma {gamma['median']} within a factor {factor:.2f}"

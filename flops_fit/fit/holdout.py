@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from flops_fit.laws import ComputeRule, FloatArray
 # What a good form errs by, per factor e of compute beyond its data, in log N_opt and in log loss: the best forms on
 # published sweeps. It is worth as many hidden budgets as the degrees of freedom say.
 FORM_ERROR: Final[Mapping[Answer, float]] = {"num_params": 0.1, "loss": 0.003}
-PRIOR_BUDGETS: Final = 4.0
+PRIOR_BUDGETS: Final = 3.0
 
 # Errors below these are not told apart: systematic differences between the budget's own parabola and the truth.
 _FLOOR: Final[Mapping[Answer, float]] = {"num_params": 0.03, "loss": 0.0005}
@@ -92,32 +92,39 @@ class Score:
     log_evidence: float
 
 
-def score(points: Iterable[HoldOutPoint], name: str, answer: Answer) -> Score:
-    """Score one candidate on one answer.
+def score(points: Sequence[HoldOutPoint], names: Iterable[str], answer: Answer) -> dict[str, Score]:
+    """Score the candidates on one answer.
 
-    Its error at log distance d is taken as normal with standard deviation (form error) x d beside the noise of the
-    hidden optimum; with an inverse-gamma prior on the form error's square, the evidence of the errors and the
+    A candidate's error at log distance d is taken as normal with standard deviation (form error) x d beside the noise
+    of the hidden optimum; with an inverse-gamma prior on the form error's square, the evidence of the errors and the
     prediction for the next are Student's t. Forecasts of the same budget from several cuts are far from independent
-    and count as one together.
+    and count as one together. What a candidate could not forecast counts as the median of the others' errors, lest
+    those win that were tried least.
     """
     prior = FORM_ERROR[answer]
-    seen = [(p, p.errors[name][answer]) for p in points if answer in p.errors.get(name, {})]
-    n = len({p.hidden for p, _ in seen})
+    tried = [p for p in points if any(answer in errors for errors in p.errors.values())]
+    n = len({p.hidden for p in tried})
     if n == 0:
-        return Score(n_hidden=0, rms=None, form_error=prior, log_evidence=0.0)
-    error = np.array([e for _, e in seen])
-    d = np.array([p.log_distance for p, _ in seen])
-    noise = np.array([p.se[answer] for p, _ in seen]) ** 2 + _FLOOR[answer] ** 2
+        return dict.fromkeys(names, Score(n_hidden=0, rms=None, form_error=prior, log_evidence=0.0))
+    d = np.array([p.log_distance for p in tried])
+    noise = np.array([p.se[answer] for p in tried]) ** 2 + _FLOOR[answer] ** 2
     # What a form errs by drifts as its exponents do: a forecast made a decade below the last says 1/e as much.
-    age = np.log10([p.visible for p, _ in seen])
+    age = np.log10([p.visible for p in tried])
     recent = np.exp(age - age.max())
-    relative = float(np.average(error**2 / ((prior * d) ** 2 + noise), weights=recent))
-    return Score(
-        n_hidden=n,
-        rms=float(np.sqrt(np.mean((error / d) ** 2))),
-        form_error=prior * float(np.sqrt((PRIOR_BUDGETS + n * relative) / (PRIOR_BUDGETS + n))),
-        log_evidence=-0.5 * (PRIOR_BUDGETS + n) * float(np.log1p(n * relative / PRIOR_BUDGETS)),
-    )
+    scores = {}
+    usual = np.array([np.median([abs(e[answer]) for e in p.errors.values() if answer in e]) for p in tried])
+    for name in names:
+        error = np.array([p.errors.get(name, {}).get(answer, np.nan) for p in tried])
+        known = np.isfinite(error)
+        filled = np.where(known, error, usual)
+        relative = float(np.average(filled**2 / ((prior * d) ** 2 + noise), weights=recent))
+        scores[name] = Score(
+            n_hidden=len({p.hidden for p, k in zip(tried, known, strict=True) if k}),
+            rms=float(np.sqrt(np.mean((error / d)[known] ** 2))) if known.any() else None,
+            form_error=prior * float(np.sqrt((PRIOR_BUDGETS + n * relative) / (PRIOR_BUDGETS + n))),
+            log_evidence=-0.5 * (PRIOR_BUDGETS + n) * float(np.log1p(n * relative / PRIOR_BUDGETS)),
+        )
+    return scores
 
 
 def groups_of(rows: Rows) -> FloatArray:

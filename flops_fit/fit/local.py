@@ -33,7 +33,7 @@ GAMMA: Final = (0.16, 0.25)
 # How far an exponent drifts within a factor e of compute. The exponent of N_opt moved by 0.1 to 0.2 over the two to
 # three decades of published sweeps.
 _SIZE_DRIFT = np.array([0.04, 0.08, 0.16])
-_LOSS_DRIFT = np.array([0.0, 0.0005, 0.001, 0.002, 0.004])
+_LOSS_DRIFT = np.array([0.0, 0.001, 0.002, 0.004, 0.008])
 
 # Scatter of the optima beyond their own standard errors, and the least standard error that is believed.
 _SIZE_SCATTER = np.array([0.0, 0.03, 0.06, 0.12, 0.25, 0.5])

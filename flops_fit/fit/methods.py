@@ -99,7 +99,7 @@ def fit_methods(
             covariance = sandwich_covariance(parametric, rows.N, rows.D, rows.L)
             draws = normal_draws(parametric.theta, covariance, n_draws, rng)
         misfit = find_misfit(parametric, rows.with_others(outlying))
-    isoflop, on_budget = _parabolas(rows, parametric, settings)
+    isoflop = _parabolas(rows, parametric, settings)
     if isoflop.N_opt is None:
         missing["isoflop"] = f"{len(isoflop.optima)} budgets have an optimum inside their sizes; 2 are needed"
     few = rows.thinned(_MOST_RUNS)
@@ -108,7 +108,6 @@ def fit_methods(
         parametric=parametric,
         parametric_draws=draws,
         isoflop=isoflop,
-        on_budget=on_budget.thinned(_MOST_RUNS),
         rule=settings.rule,
         priors=settings.priors,
         n_draws=n_bootstrap or n_draws,
@@ -119,8 +118,8 @@ def fit_methods(
     budgets = rows.budget[np.isfinite(rows.budget)]
     combination = Combination(
         forms=forms,
-        scores={answer: {name: score(points, name, answer) for name in forms} for answer in ANSWERS},
-        doubt=1.0 if misfit is None else misfit.doubt,
+        scores={answer: score(points, forms, answer) for answer in ANSWERS},
+        misfit_doubt=1.0 if misfit is None else misfit.doubt,
         without_budget=None if parametric is None else _without_each_budget(rows, parametric),
         rule=settings.rule,
         largest_budget=float(budgets.max() if budgets.size else rows.C.max()),
@@ -168,13 +167,12 @@ def hold_out_headline(rows: Rows, outlying: Rows, settings: Settings, fitted: Fi
 def _points(rows: Rows, settings: Settings, rng: np.random.Generator) -> dict[str, Form]:
     """The forms' best fits, without draws."""
     parametric, _ = _surface(rows, settings)
-    isoflop, on_budget = _parabolas(rows, parametric, settings)
+    isoflop = _parabolas(rows, parametric, settings)
     return fit_candidates(
         rows,
         parametric=parametric,
         parametric_draws=None,
         isoflop=isoflop,
-        on_budget=on_budget,
         rule=settings.rule,
         priors=settings.priors,
         n_draws=0,
@@ -193,11 +191,11 @@ def _surface(rows: Rows, settings: Settings) -> tuple[ParametricFit | None, str 
         return None, error.problem
 
 
-def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) -> tuple[IsoflopFit, Rows]:
-    """Parabolas of the runs moved to exactly their budgets, and those runs."""
+def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) -> IsoflopFit:
+    """Parabolas of the runs, moved to exactly their budgets."""
     if surface is not None:
         rows = rows.on_budget(surface.law, settings.rule)
-    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget), rows
+    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget)
 
 
 def _without_each_budget(rows: Rows, parametric: ParametricFit) -> FloatArray | None:
