@@ -19,6 +19,9 @@ from flops_fit.laws import FloatArray
 # towards 1 where the runs do not say, and is outvoted by a few dozen that do.
 LOG_G_SD = 0.5
 
+# Losses are rarely written with more than seven digits.
+_ROUNDING = 1e-7
+
 _LOWER = np.array([-30.0, 0.01, -30.0, 0.01, -30.0, -2.0])
 _UPPER = np.array([30.0, 3.0, 30.0, 3.0, 30.0, 2.0])
 
@@ -47,9 +50,7 @@ class GeneralisedFit:
         return np.asarray(draws)
 
 
-def fit_generalised(
-    N: FloatArray, D: FloatArray, L: FloatArray, start: ParametricFit, *, weights: FloatArray | None = None
-) -> GeneralisedFit:
+def fit_generalised(N: FloatArray, D: FloatArray, L: FloatArray, start: ParametricFit) -> GeneralisedFit:
     """Fit the generalised mean from the additive surface, by Huber's loss on log loss.
 
     Args:
@@ -57,24 +58,19 @@ def fit_generalised(
         D: Tokens.
         L: Losses [nats/token].
         start: The additive surface, of these runs or of more.
-        weights: Emphasis of each run; all alike by default.
     """
-    w = np.ones_like(L) if weights is None else weights
     x0, z0 = np.log(N).mean(), np.log(D).mean()
     x, z, y = np.log(N) - x0, np.log(D) - z0, np.log(L)
     a, alpha, b, beta, e = start.theta
     q0 = np.clip([a - alpha * x0, alpha, b - beta * z0, beta, e, 0.0], _LOWER, _UPPER)
-    root_w = np.sqrt(w)
-    # Runs of small weight add little information, so the degrees of freedom are those of the effective number.
-    effective = w.sum() ** 2 / (w @ w)
-    scale = max(robust_scale(y - np.log(start.law.loss(N, D)), w * effective / w.sum(), 6), 1e-7)
+    scale = max(robust_scale(y - np.log(start.law.loss(N, D)), None, 6), _ROUNDING)
 
     def residuals(q: FloatArray) -> FloatArray:
-        return np.append(root_w * (y - _log_loss(q, x, z)[0]), scale * q[5] / LOG_G_SD)
+        return np.append(y - _log_loss(q, x, z)[0], scale * q[5] / LOG_G_SD)
 
     def jacobian(q: FloatArray) -> FloatArray:
         J = np.zeros((len(y) + 1, 6))
-        J[:-1] = -root_w[:, None] * _log_loss(q, x, z)[1]
+        J[:-1] = -_log_loss(q, x, z)[1]
         J[-1, 5] = scale / LOG_G_SD
         return J
 
@@ -86,15 +82,15 @@ def fit_generalised(
         )
         q = found.x
         r = y - _log_loss(q, x, z)[0]
-        scale = max(robust_scale(r, w * effective / w.sum(), 6), 1e-7)
+        scale = max(robust_scale(r, None, 6), _ROUNDING)
 
     J = _log_loss(q, x, z)[1]
     psi, inside = np.clip(r, -delta, delta), np.abs(r) <= delta
     prior = np.zeros((6, 6))
     prior[5, 5] = (scale / LOG_G_SD) ** 2
-    bread = np.linalg.pinv((J * (w * inside)[:, None]).T @ J + prior, rcond=1e-12, hermitian=True)
-    meat = (J * ((w * psi) ** 2)[:, None]).T @ J
-    covariance = bread @ (meat + prior * scale**2) @ bread * effective / max(effective - 6, 1.0)
+    bread = np.linalg.pinv((J * inside[:, None]).T @ J + prior, rcond=1e-12, hermitian=True)
+    meat = (J * (psi**2)[:, None]).T @ J
+    covariance = bread @ (meat + prior * scale**2) @ bread * len(y) / max(len(y) - 6, 1)
     shift = np.eye(6)
     shift[0, 1], shift[2, 3] = x0, z0
     return GeneralisedFit(theta=shift @ q, covariance=shift @ covariance @ shift.T, scale=scale)
