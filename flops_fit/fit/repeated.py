@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from flops_fit.errors import FitError
-from flops_fit.laws import FloatArray, ParametricLaw
+from flops_fit.laws import SIX_ND, ComputeRule, FloatArray, ParametricLaw
 
 # Muennighoff et al. 2023, section 6: fitted by them to 182 runs on C4.
 PUBLISHED_R_D, PUBLISHED_R_N = 15.387756, 5.309743
@@ -65,6 +65,21 @@ class RepeatedDataLaw:
     def loss(self, N: ArrayLike, D: ArrayLike, U: ArrayLike) -> Any:
         """Loss of N parameters trained on D tokens of U unique ones [nats/token]."""
         return self.base.loss(self.effective_params(N, U), self.effective_tokens(D, U))
+
+    def optimum(self, C: float, U: float, rule: ComputeRule = SIX_ND) -> tuple[float, float]:
+        """The split (N, D) of C FLOPs with the lowest loss when only U tokens are unique; one law only."""
+        from scipy.optimize import minimize_scalar
+
+        centre = float(np.log(self.base.optimum(C, rule)[0]))
+
+        def loss(log_N: float) -> float:
+            N = np.exp(log_N)
+            return float(self.loss(N, rule.tokens(C, N), U))
+
+        # Repetition moves the optimum towards larger models, by less than the compute allows; never the other way far.
+        best = minimize_scalar(loss, bounds=(centre - 3, centre + 7), method="bounded", options={"xatol": 1e-8})
+        N = float(np.exp(best.x))
+        return N, float(rule.tokens(C, N))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
