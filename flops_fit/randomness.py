@@ -24,10 +24,11 @@ class PrivateRandomness:
     def __init__(self, seed: int) -> None:
         # Not torch.manual_seed, which would seed the accelerators' generators too.
         torch_state = torch.Generator().manual_seed(seed).get_state()
-        # numpy's own generator is exchanged as a whole; copying its state takes fifty times as long.
         self._other: tuple[Any, Any, Any] = (random.Random(seed).getstate(), np.random.MT19937(seed), torch_state)
+        self._lender: Any = None
 
     def _exchange(self) -> None:
+        # numpy's generator is exchanged as a whole: copying states there and back takes far longer.
         mine = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
         random.setstate(self._other[0])
         mtrand.set_bit_generator(self._other[1])
@@ -35,9 +36,12 @@ class PrivateRandomness:
         self._other = mine
 
     def __enter__(self) -> None:
+        self._lender = np.random.get_state()
         self._exchange()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exchange()
+        if self._lender[3]:  # a normal deviate was kept back, which an exchange drops
+            np.random.set_state(self._lender)
