@@ -183,6 +183,8 @@ def _headline(fitted: Fitted, holdout: HoldOut | None) -> Headline:
         why = "there are too few runs for the surface"
     elif misfit.doubt >= 0.5:
         why = f"the surface's residuals show that its form does not hold (statistic {misfit.statistic:.1f})"
+    elif combination.misfit_doubt == 1:
+        why = "too few budgets to show whether the surface's form holds"
     elif beaten:
         why = f"other forms foretold hidden budgets better than the surface ({' and '.join(beaten)})"
     else:

@@ -32,6 +32,9 @@ ADDITIVE: Final = (SURFACE, "tied", "near_optimum")
 # The generalised mean has six parameters.
 _FEWEST_GENERALISED: Final = 20
 
+# For derivatives by theta, whose entries are of order 1.
+_STEP: Final = 1e-5
+
 # Runs count by how near they are to their budget's optimum, with this standard deviation in log N; so many must then be
 # left, by their effective number, for the four parameters of tied exponents.
 _NEAR: Final = 0.7
@@ -50,12 +53,21 @@ class SurfaceForm:
 
     Attributes:
         theta: (log A, alpha, log B, beta, log E, log g): the fit in row 0, draws below it; shape (1 + draws, 6).
+        linear: The draws are those of a normal distribution, which stands for the fit's errors only near the fit:
+            answers follow them along their derivatives there, not into parameters that no sweep would give.
     """
 
     theta: FloatArray
+    linear: bool = False
 
     def log_answer(self, answer: Answer, C: float, rule: ComputeRule) -> FloatArray:
         """Log of the best size, or of its loss, at C FLOPs; shape (1 + draws,)."""
+        if self.linear and len(self.theta) > 1:
+            fit = self.theta[0]
+            steps = _STEP * np.concatenate([np.eye(6), -np.eye(6)])
+            near = SurfaceForm(theta=np.vstack([fit, fit + steps])).log_answer(answer, C, rule)
+            slope = (near[1:7] - near[7:]) / (2 * _STEP)
+            return np.append(near[0], near[0] + (self.theta[1:] - fit) @ slope)
         a, alpha, b, beta, _, log_g = self.theta.T
         # The mean is monotone in the sum of its two terms, so the optimum is that of an additive law whose terms are
         # both raised to 1/g.
@@ -150,7 +162,7 @@ def fit_candidates(
         forms["tied"] = _tied(N, D, L, None, n_draws, rng)
     if parametric is not None and len(rows) >= _FEWEST_GENERALISED:
         mean = fit_generalised(N, D, L, parametric)
-        forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]))
+        forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]), linear=True)
     if parametric is not None:
         away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
         near = np.exp(-0.5 * away**2)
@@ -211,11 +223,12 @@ def _tied(
     N: FloatArray, D: FloatArray, L: FloatArray, weights: FloatArray | None, n_draws: int, rng: np.random.Generator
 ) -> SurfaceForm:
     fit = fit_parametric(N, D, L, tied=True, weights=weights)
-    return _additive(np.vstack([fit.theta, normal_draws(fit.theta, sandwich_covariance(fit, N, D, L), n_draws, rng)]))
+    drawn = normal_draws(fit.theta, sandwich_covariance(fit, N, D, L), n_draws, rng)
+    return _additive(np.vstack([fit.theta, drawn]), linear=True)
 
 
-def _additive(theta: FloatArray) -> SurfaceForm:
-    return SurfaceForm(theta=np.column_stack([theta, np.zeros(len(theta))]))
+def _additive(theta: FloatArray, *, linear: bool = False) -> SurfaceForm:
+    return SurfaceForm(theta=np.column_stack([theta, np.zeros(len(theta))]), linear=linear)
 
 
 def _parabola(best: Optima, n_draws: int, rng: np.random.Generator) -> ParabolaForm | None:

@@ -127,7 +127,8 @@ class Combination:
         for name, weight in weights.items():
             draws = self.forms[name].log_answer(answer, C, self.rule)
             assert draws is not None
-            draws = draws[1:] if len(draws) > 1 else draws
+            # It is the best fit whose forecasts were scored, so the draws stand round that.
+            draws = draws[1:] - np.nanmedian(draws[1:]) + draws[0] if len(draws) > 1 else draws
             told = self.scores[answer][name]
             error = rng.standard_t(PRIOR_BUDGETS + told.n_hidden, len(draws)) * told.form_error * distance
             values.append(draws + error)

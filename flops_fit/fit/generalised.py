@@ -41,13 +41,10 @@ class GeneralisedFit:
     scale: float
 
     def draws(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        """Normal draws of theta round the fit, shape (n_draws, 6); powers stay positive."""
+        """Normal draws of theta round the fit, shape (n_draws, 6)."""
         values, vectors = np.linalg.eigh(self.covariance)
         noise = rng.standard_normal((n_draws, 6)) * np.sqrt(np.maximum(values, 0.0))
-        draws = self.theta + noise @ vectors.T
-        draws[:, [1, 3]] = np.clip(draws[:, [1, 3]], _LOWER[1], _UPPER[1])
-        draws[:, 5] = np.clip(draws[:, 5], _LOWER[5], _UPPER[5])
-        return np.asarray(draws)
+        return np.asarray(self.theta + noise @ vectors.T)
 
 
 def fit_generalised(N: FloatArray, D: FloatArray, L: FloatArray, start: ParametricFit) -> GeneralisedFit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,14 +92,14 @@ class Score:
     log_evidence: float
 
 
-def score(points: Sequence[HoldOutPoint], names: Iterable[str], answer: Answer) -> dict[str, Score]:
+def score(points: Sequence[HoldOutPoint], names: Collection[str], answer: Answer) -> dict[str, Score]:
     """Score the candidates on one answer.
 
     A candidate's error at log distance d is taken as normal with standard deviation (form error) x d beside the noise
     of the hidden optimum; with an inverse-gamma prior on the form error's square, the evidence of the errors and the
     prediction for the next are Student's t. Forecasts of the same budget from several cuts are far from independent
-    and count as one together. What a candidate could not forecast counts as the median of the others' errors, lest
-    those win that were tried least.
+    and count as one together. What a candidate could not forecast counts as the others' error, weighted by their
+    evidence, lest those win that were tried least.
     """
     prior = FORM_ERROR[answer]
     tried = [p for p in points if any(answer in errors for errors in p.errors.values())]
@@ -111,20 +111,33 @@ def score(points: Sequence[HoldOutPoint], names: Iterable[str], answer: Answer) 
     # What a form errs by drifts as its exponents do: a forecast made a decade below the last says 1/e as much.
     age = np.log10([p.visible for p in tried])
     recent = np.exp(age - age.max())
-    scores = {}
-    usual = np.array([np.median([abs(e[answer]) for e in p.errors.values() if answer in e]) for p in tried])
-    for name in names:
-        error = np.array([p.errors.get(name, {}).get(answer, np.nan) for p in tried])
-        known = np.isfinite(error)
-        filled = np.where(known, error, usual)
-        relative = float(np.average(filled**2 / ((prior * d) ** 2 + noise), weights=recent))
-        scores[name] = Score(
-            n_hidden=len({p.hidden for p, k in zip(tried, known, strict=True) if k}),
-            rms=float(np.sqrt(np.mean((error / d)[known] ** 2))) if known.any() else None,
-            form_error=prior * float(np.sqrt((PRIOR_BUDGETS + n * relative) / (PRIOR_BUDGETS + n))),
-            log_evidence=-0.5 * (PRIOR_BUDGETS + n) * float(np.log1p(n * relative / PRIOR_BUDGETS)),
+    spread = np.sqrt((prior * d) ** 2 + noise)
+    error = np.array([[p.errors.get(name, {}).get(answer, np.nan) for p in tried] for name in names])
+    known = np.isfinite(error)
+
+    def relative_square(errors: FloatArray) -> FloatArray:
+        return np.asarray(np.average((errors / spread) ** 2, axis=-1, weights=recent))
+
+    def log_evidence(relative: FloatArray) -> FloatArray:
+        return np.asarray(-0.5 * (PRIOR_BUDGETS + n) * np.log1p(n * relative / PRIOR_BUDGETS))
+
+    complete = known.all(axis=1)
+    if complete.any():
+        evidence = log_evidence(relative_square(error[complete]))
+        share = np.exp(evidence - evidence.max())
+        usual = share @ np.abs(error[complete]) / share.sum()
+    else:
+        usual = np.nanmedian(np.abs(error), axis=0)
+    relative = relative_square(np.where(known, error, usual))
+    return {
+        name: Score(
+            n_hidden=len({p.hidden for p, k in zip(tried, known[i], strict=True) if k}),
+            rms=float(np.sqrt(np.mean((error[i] / d)[known[i]] ** 2))) if known[i].any() else None,
+            form_error=prior * float(np.sqrt((PRIOR_BUDGETS + n * relative[i]) / (PRIOR_BUDGETS + n))),
+            log_evidence=float(log_evidence(relative)[i]),
         )
-    return scores
+        for i, name in enumerate(names)
+    }
 
 
 def groups_of(rows: Rows) -> FloatArray:

@@ -22,6 +22,8 @@ from flops_fit.laws import ComputeRule, FloatArray
 # Leaving out one of fewer budgets says more about the design than about the budgets.
 _FEWEST_BUDGETS_TO_LEAVE_OUT: Final = 4
 
+_FEWEST_TO_SHOW_MISFIT: Final = 4
+
 # The surface and the parabolas take all runs; the other forms, and all forecasts of hidden budgets, are as sure as they
 # need to be with this many.
 _MOST_RUNS: Final = 2000
@@ -119,7 +121,7 @@ def fit_methods(
     combination = Combination(
         forms=forms,
         scores={answer: score(points, forms, answer) for answer in ANSWERS},
-        misfit_doubt=1.0 if misfit is None else misfit.doubt,
+        misfit_doubt=_doubt(rows, misfit),
         without_budget=None if parametric is None else _without_each_budget(rows, parametric),
         rule=settings.rule,
         largest_budget=float(budgets.max() if budgets.size else rows.C.max()),
@@ -196,6 +198,13 @@ def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) ->
     if surface is not None:
         rows = rows.on_budget(surface.law, settings.rule)
     return fit_isoflop(rows.N, rows.D, rows.L, rows.budget)
+
+
+def _doubt(rows: Rows, misfit: Misfit | None) -> float:
+    """How far the surface does not answer alone, before hidden budgets are looked at."""
+    budgets = np.unique(rows.budget[np.isfinite(rows.budget)]).size
+    # Two or three budgets follow any form: that no misfit shows does not say there is none.
+    return 1.0 if misfit is None or 2 <= budgets < _FEWEST_TO_SHOW_MISFIT else misfit.doubt
 
 
 def _without_each_budget(rows: Rows, parametric: ParametricFit) -> FloatArray | None:
