@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
 from flops_fit.experiment import FlopsRule, SweepPlan
 from flops_fit.fit import ScalingAnalysis, Warning_, analyze_runs
+from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
-from flops_fit.runs.directory import RunState, SweepDirectory
-from flops_fit.runs.files import write_atomic
+from flops_fit.runs.directory import SweepDirectory
 from flops_fit.runs.table import read_runs, write_runs
 from flops_fit.sweep.config import SweepConfig
-from flops_fit.sweep.launchers import InlineLauncher, Launcher, LocalLauncher
-from flops_fit.sweep.orchestrator import Progress, Selection, run_sweep
 from flops_fit.units import Flops, Seconds
 
 if TYPE_CHECKING:
@@ -27,176 +23,62 @@ if TYPE_CHECKING:
     from torch import nn
 
     from flops_fit.batch import Unit
-    from flops_fit.runs.directory import RunDirectory
+    from flops_fit.runs.rows import Table
+    from flops_fit.study import Study
+    from flops_fit.sweep.orchestrator import Progress
     from flops_fit.train.module import ScalingModule, Schedule
-    from flops_fit.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """A sweep that is planned and can be trained.
-
-    Attributes:
-        recipe: Builds the parts of its runs.
-        config: What was asked for.
-        plan: The runs.
-        basis: What, beside budget, size and seed, decides their results.
-    """
-
-    recipe: Recipe
-    config: SweepConfig
-    plan: SweepPlan
-    basis: dict[str, Any]
-
-    @property
-    def directory(self) -> SweepDirectory:
-        """Where it is written."""
-        return SweepDirectory(Path(self.config.output_dir))
-
-
-def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
-    """Check model, data and loss on real objects, and plan; nothing is written.
-
-    Raises:
-        PlanError: The sweep cannot be trained as asked.
-        DataError: The data is not what a model can be trained on.
-    """
-    from flops_fit.plan.planner import SizeChoice, make_plan
-    from flops_fit.train.recipe import basis_hash
-    from flops_fit.train.run import check_trainer
-
-    trainer = recipe.trainer()
-    check_trainer(trainer)
-    data, module = recipe.data(), recipe.module()
-    choice = SizeChoice(
-        num_sizes_per_budget=config.num_sizes_per_budget,
-        min_size=config.min_size,
-        max_size=config.max_size,
-        sizes=config.sizes,
-        size_multiple=config.size_multiple,
-    )
-    plan = make_plan(
-        lambda size: module.build_network(**{config.size_param: size}),
-        config.compute_budgets,
-        choice=choice,
-        size_param=config.size_param,
-        model_name=recipe.model_name,
-        model_kwargs=recipe.model_kwargs,
-        loss=module.compute_loss,
-        example_batch=data.example,
-        batch_size=data.batch_size,
-        unit=module.unit,
-        flops=config.flops,
-        flops_per_param_per_token=config.flops_per_param_per_token,
-        seeds=config.seeds or [0],
-        min_steps=config.min_steps,
-        count_tokens=module.count_tokens,
-        auto_batch=True,
-    )
-    assert plan.batch_size is not None
-    data.check_batch(plan.batch_size)
-    basis = recipe.basis() | {
-        "data_fingerprint": data.fingerprint,
-        "batch_size": plan.batch_size,
-        "flops": [plan.flops_rule, config.flops_per_param_per_token],
-    }
-    basis = json.loads(json.dumps(basis))
-    tag = basis_hash(basis)
-    experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
-    notes = data.notes + _rate_warnings(plan, module)
-    plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
-    if config.size_param in plan.model_kwargs:
-        plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
-    return Study(recipe=recipe, config=config, plan=plan, basis=basis)
-
-
-def _rate_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
-    """One given rate over a wide range of sizes, without a parametrisation that transfers it."""
-    sizes = sorted({e.size_param_value for e in plan.experiments})
-    net = module.build_network(**{plan.size_param: sizes[0]})
-    if callable(getattr(net, "param_groups", None)) or sizes[-1] <= 4 * sizes[0]:
-        return []
-    return [
-        f"one learning rate, {module.lr:g}, for {plan.size_param} {sizes[0]} to {sizes[-1]}, and the model has no"
-        " param_groups(lr) that transfers it: the best rate falls with width, so the optimum may be biased"
-    ]
-
-
-def train_study(
-    study: Study,
+def analyze(
+    source: str | Path | pd.DataFrame,
     *,
-    selection: Selection | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
-    """Train what is not done yet.
+    columns: Mapping[str, str] | None = None,
+    loss_unit: Literal["nats", "bits", "bpb"] | None = None,
+    bytes_per_token: float | None = None,
+    n_convention: Literal["total", "matmul", "non_embedding"] | None = None,
+    **options: Any,
+) -> Result:
+    """Fit the laws to finished runs, trained here or anywhere.
 
-    Raises:
-        PlanError: The output directory cannot be written, or holds another sweep.
-        KeyboardInterrupt: Asked to stop; every run has saved, the same call goes on.
-    """
-    from flops_fit.train.recipe import run_parts, write_run_config
-    from flops_fit.train.run import train_run
-
-    sweep, config = study.directory, study.recipe.to_config()
-    sweep.open(study.plan.to_dict(), study.basis)
-    facts = {
-        "size_param": study.plan.size_param,
-        "batch_size": study.plan.batch_size,
-        "checkpoint_interval": float(study.config.checkpoint_interval),
-    }
-    experiments = {e.experiment_id: e for e in study.plan.experiments}
-    for experiment in experiments.values():
-        run = sweep.run(experiment.experiment_id)
-        if run.state() is not RunState.COMPLETED:
-            write_run_config(run, experiment, config, facts)
-    if config is None and study.config.launcher == "local":
-        logger.warning("training in this process: model, loss or data cannot be imported by another one")
-
-    def train(run: RunDirectory) -> None:
-        train_run(run, experiments[run.run_id], run_parts(study.recipe, facts))
-
-    is_inline = config is None or study.config.launcher == "inline"
-    launcher: Launcher = InlineLauncher(train) if is_inline else LocalLauncher(study.config.jobs)
-    devices = _devices(study.recipe.trainer())
-    if is_inline and devices > 1:
-        raise PlanError(
-            f"{devices} devices a run need processes of their own, and this sweep is trained inline",
-            hint="use launcher: local, with model, loss and data that can be imported",
-        )
-    return run_sweep(
-        sweep,
-        study.plan.experiments,
-        launcher,
-        selection=selection or Selection(),
-        devices=devices,
-        on_progress=on_progress,
-    )
-
-
-def _devices(trainer: dict[str, Any]) -> int:
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, (list, tuple)):
-        return len(devices)
-    return int(devices) if str(devices).lstrip("-").isdigit() and int(devices) > 0 else 1
-
-
-def analyze_sweep(directory: str | Path, **options: Any) -> Result:
-    """Fit the laws to the completed runs of a sweep; writes runs.csv, analysis.json and draws.npz beside them.
+    A sweep's directory also gets runs.csv, analysis.json and draws.npz, so that ``load`` needs no refit.
 
     Args:
-        directory: The sweep's output directory.
+        source: A sweep's directory, a table (CSV, TSV, JSONL, also .gz, "-" for standard input), or a DataFrame.
+        columns: Of a table: canonical column name to the table's own, where it is not found by itself.
+        loss_unit: Of a table: what its loss is measured in.
+        bytes_per_token: Of a table: turns bits per byte into nats per token.
+        n_convention: Which count of parameters is N, where there are several.
         options: Those of ``flops_fit.fit.analyze_runs``.
 
     Raises:
-        DataError: It is no sweep, or a run's files are not whole.
-        FitError: Too few runs are completed.
+        DataError: The table cannot be read, or a run's files are not whole.
+        FitError: The runs cannot determine any law.
     """
-    sweep = SweepDirectory(Path(directory))
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        if n_convention is not None:
+            options["n_convention"] = f"num_params_{n_convention}"
+        return _analyze_sweep(SweepDirectory(Path(source)), options)
+    from flops_fit.runs.foreign import read_table
+
+    table = read_table(
+        source, columns=columns, loss_unit=loss_unit, n_convention=n_convention, bytes_per_token=bytes_per_token
+    )
+    return analyze_table(table, **options)
+
+
+def analyze_table(table: Table, **options: Any) -> Result:
+    """Fit the laws to a table that was read; rows the reader left out are among the analysis's ``excluded``."""
+    analysis = analyze_runs(table.frame, **options)
+    left_out = [Excluded(run, reason) for run, reason in table.dropped]
+    analysis = dataclasses.replace(analysis, excluded=(*analysis.excluded, *left_out))
+    return Result(analysis, mapping=table.mapping, notes=tuple(table.notes))
+
+
+def _analyze_sweep(sweep: SweepDirectory, options: dict[str, Any]) -> Result:
     table = read_runs(sweep)
-    completed = table[table["state"] == "completed"]
-    if completed.empty:
+    if not (table["state"] == "completed").any():
         raise FitError(
             f"no run of {sweep.path} is completed", hint=f"train them first; `flops-fit status {sweep.path}` shows why"
         )
@@ -206,28 +88,6 @@ def analyze_sweep(directory: str | Path, **options: Any) -> Result:
     analysis = dataclasses.replace(analysis, warnings=(*analysis.warnings, *carried))
     analysis.save(sweep.path)
     return Result(analysis)
-
-
-def analyze(source: str | Path | pd.DataFrame, **options: Any) -> Result:
-    """Fit the laws to finished runs, trained here or anywhere.
-
-    Args:
-        source: A sweep's directory, a table (CSV, TSV, JSONL, also .gz), or a DataFrame.
-        options: Of the table (``columns``, ``loss_unit``, ``n_convention``) and of ``flops_fit.fit.analyze_runs``.
-
-    Raises:
-        DataError: The table cannot be read.
-        FitError: The runs cannot determine any law.
-    """
-    if isinstance(source, (str, Path)) and Path(source).is_dir():
-        return analyze_sweep(source, **options)
-    from flops_fit.runs.foreign import read_table
-
-    reading = {k: options.pop(k) for k in ("columns", "loss_unit") if k in options}
-    table = read_table(source, **reading)
-    for note in table.notes:
-        logger.info("%s", note)
-    return Result(analyze_runs(table.frame, **options))
 
 
 def load(source: str | Path) -> ScalingAnalysis:
@@ -323,7 +183,9 @@ def find_optimal(
         RunError: No run, or too few, could be trained.
         FitError: The completed runs cannot determine any law.
     """
+    from flops_fit.plan.count import constructor
     from flops_fit.plan.planner import plan_sweep
+    from flops_fit.study import plan_study, train_study
     from flops_fit.train.module import ScalingModule, check_loss
     from flops_fit.train.recipe import PythonRecipe
     from flops_fit.train.reference import is_loading_script
@@ -355,7 +217,7 @@ def find_optimal(
             seeds=seeds,
             min_steps=min_steps,
         )
-    _check_model(model_cls, model_size_param, model_kwargs or {})
+    constructor(model_cls, model_size_param, model_kwargs or {})
     recipe = PythonRecipe(
         model_cls=model_cls,
         model_kwargs=dict(model_kwargs or {}),
@@ -397,7 +259,7 @@ def find_optimal(
         logger.warning("%s", warning)
     outcome = train_study(study)
     try:
-        return dataclasses.replace(analyze_sweep(config.output_dir), plan=study.plan)
+        return dataclasses.replace(analyze(config.output_dir), plan=study.plan)
     except FitError as error:
         raise _explained(error, study, outcome) from error
 
@@ -409,12 +271,6 @@ def _flops(value: float | str) -> Flops:
         raise PlanError(f"compute budget {error}") from None
 
 
-def _check_model(model_cls: Callable[..., nn.Module], size_param: str, model_kwargs: dict[str, Any]) -> None:
-    from flops_fit.plan.count import constructor
-
-    constructor(model_cls, size_param, model_kwargs)
-
-
 def _explained(error: FitError, study: Study, outcome: Progress) -> FlopsFitError:
     """A fit that fails for want of runs is explained by why they failed."""
     failed = [study.directory.run(e.experiment_id) for e in study.plan.experiments]
@@ -423,8 +279,3 @@ def _explained(error: FitError, study: Study, outcome: Progress) -> FlopsFitErro
         return error
     states = ", ".join(f"{n} {state.value}" for state, n in outcome.counts.items())
     return RunError(f"{states}: {'; '.join(sorted(reasons)[:3])}", hint=f"logs are in {study.directory.path}/runs")
-
-
-def write_sweep_yaml(study: Study, text: str) -> None:
-    """Keep the resolved config beside the runs."""
-    write_atomic(study.directory.path / "sweep.yaml", text)

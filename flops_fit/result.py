@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from flops_fit.experiment import SweepPlan
 from flops_fit.fit import Prediction, ScalingAnalysis
+from flops_fit.fit.what_if import WhatIf, over_trained, repeated, served
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-_ANSWERS = ("num_params", "num_tokens", "loss", "tokens_per_param")
 
 
 @dataclass(frozen=True)
@@ -26,46 +23,60 @@ class Result:
     Attributes:
         analysis: The fits.
         plan: The sweep they come from, or None for a table.
+        mapping: Of a table: canonical column name to the table's own.
+        notes: Of a table: what was assumed in reading it.
     """
 
     analysis: ScalingAnalysis
     plan: SweepPlan | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def predict(self, compute_budget: float) -> Prediction:
-        """The best size and data for a budget, and the loss it will reach, with intervals.
+    def predict(
+        self,
+        compute_budget: float | None = None,
+        *,
+        params: float | None = None,
+        tokens: float | None = None,
+        loss: float | None = None,
+    ) -> Prediction:
+        """The best size and data for a budget and the loss it will reach; or the budget that another answer calls for.
 
         Args:
             compute_budget: Training compute [FLOPs].
+            params: Instead: the size that is to be the best [parameters].
+            tokens: Instead: the data that is to be the best [tokens or samples].
+            loss: Instead: the loss to reach [nats/token].
         """
-        return self.analysis.predict(compute_budget)
+        return self.analysis.predict(compute_budget, params=params, tokens=tokens, loss=loss)
+
+    def over_train(self, compute_budget: float, tokens_per_param: float) -> WhatIf:
+        """The model of a chosen D/N for a budget: its loss, and what reaching that loss costs extra."""
+        return over_trained(self.analysis, compute_budget, tokens_per_param)
+
+    def serve(self, loss: float, served_tokens: float) -> WhatIf:
+        """The model that reaches a loss for the least compute, training and serving together."""
+        return served(self.analysis, loss, served_tokens)
+
+    def repeat(self, compute_budget: float, unique_tokens: float) -> WhatIf:
+        """The best split of a budget when only so many tokens are unique."""
+        return repeated(self.analysis, compute_budget, unique_tokens)
 
     def chinchilla_table(self, compute_budgets: Iterable[float] | None = None) -> pd.DataFrame:
         """One row a budget: the optimum with its 95 % interval.
 
         Args:
-            compute_budgets: Rows; None for the budgets of the data and two decades beyond, marked ``extrapolated``.
+            compute_budgets: Rows; None for the budgets of the data and two decades beyond.
 
         Returns:
             compute_budget, num_params, num_tokens, loss, tokens_per_param; for each the interval's ends as
-            ``<name>_low`` and ``<name>_high``; and ``extrapolated``.
+            ``<name>_low`` and ``<name>_high``; and ``extrapolated``, true beyond the data.
         """
-        import pandas as pd
+        from flops_fit.report import optimal
 
-        largest = self.analysis.largest_budget
-        if compute_budgets is None:
-            budgets = self.analysis.rows.budget
-            inside = np.unique(budgets[np.isfinite(budgets)])
-            compute_budgets = [*(inside if inside.size else [largest]), *(largest * np.array([10.0, 100.0]))]
-        rows = []
-        for C in compute_budgets:
-            prediction = self.predict(C)
-            row: dict[str, Any] = {"compute_budget": float(C)}
-            row |= {name: getattr(prediction, name) for name in _ANSWERS}
-            for name in _ANSWERS:
-                low, high = prediction.ci.get(name, (np.nan, np.nan))
-                row |= {f"{name}_low": low, f"{name}_high": high}
-            rows.append(row | {"extrapolated": C > largest * 1.01})
-        return pd.DataFrame(rows)
+        table = optimal(self.analysis, compute_budgets)
+        first = ["compute_budget", "num_params", "num_tokens", "loss", "tokens_per_param"]
+        return table[[*first, *(c for c in table.columns if c not in first)]]
 
     def plot(self) -> list[Figure]:
         """The figures: IsoFLOP curves, optima against compute, loss frontier, residuals, hold-out."""
@@ -73,11 +84,11 @@ class Result:
 
         return figures(self.analysis)
 
-    def report(self, folder: str | Path) -> Path:
-        """Write figures, tables and one self-contained page; returns the page."""
+    def report(self, folder: str | Path, *, command: str | None = None) -> Path:
+        """Write figures, tables and one self-contained page, which names the command; returns the page."""
         from flops_fit.report import save_report
 
-        return Path(save_report(self.analysis, Path(folder)))
+        return save_report(self.analysis, folder, command=command)
 
     def __repr__(self) -> str:
         return f"Result({self.predict(self.analysis.largest_budget)!r})"

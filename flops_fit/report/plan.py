@@ -8,7 +8,8 @@ from flops_fit.units import format_count, format_flops
 
 def plan_table(plan: SweepPlan) -> str:
     """The plan for a terminal."""
-    head = f"{'budget':>9}  {plan.size_param:>10}  {'N':>8}  {'D':>8}  {'D/N':>7}  {'steps':>7}  {'FLOPs':>9}  {'C/6ND':>5}"
+    titles = ("budget", plan.size_param, "N", "D", "D/N", "steps", "FLOPs", "C/6ND")
+    head = "  ".join(f"{title:>{width}}" for title, width in zip(titles, (9, 10, 8, 8, 7, 7, 9, 5), strict=True))
     lines = [f"{plan.model_cls_name}: {plan.num_experiments} runs, D in {plan.unit}", "", head]
     for e in plan.experiments:
         steps = "" if e.steps is None else str(e.steps)

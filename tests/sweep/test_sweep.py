@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import toy
 
-from flops_fit.api import Study, plan_study, train_study
 from flops_fit.errors import PlanError
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.table import read_runs
+from flops_fit.study import Study, plan_study, train_study
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.launchers import Job, LocalLauncher
 from flops_fit.sweep.orchestrator import Progress, Selection
@@ -171,7 +171,7 @@ def test_kill_nine_of_the_whole_group_in_mid_sweep(finished: Path, tmp_path: Pat
     script = tmp_path / "sweep.py"
     script.write_text(
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(toy.__file__).parent)!r}]\n"
-        "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.api import train_study\n"
+        "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.study import train_study\n"
         f"if __name__ == '__main__':\n    train_study(study(Path({str(tmp_path / 'out')!r}), launcher='local'))\n"
     )
     sweep = SweepDirectory(tmp_path / "out")
@@ -195,7 +195,7 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     code = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(toy.__file__).parent)!r}]\n"
-        "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.api import train_study\n"
+        "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.study import train_study\n"
         f"train_study(study(Path({str(folder)!r}), [1e9], sizes=[24, 28], launcher='local'))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE)

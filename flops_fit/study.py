@@ -1,0 +1,179 @@
+"""A sweep, planned and trained: the first two stages, chained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import PlanError
+from flops_fit.experiment import SweepPlan
+from flops_fit.runs.directory import RunState, SweepDirectory
+from flops_fit.runs.files import write_atomic
+from flops_fit.sweep.config import SweepConfig
+from flops_fit.sweep.launchers import InlineLauncher, Launcher, LocalLauncher
+from flops_fit.sweep.orchestrator import Progress, Selection, run_sweep
+
+if TYPE_CHECKING:
+    from flops_fit.runs.directory import RunDirectory
+    from flops_fit.train.module import ScalingModule
+    from flops_fit.train.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A sweep that is planned and can be trained.
+
+    Attributes:
+        recipe: Builds the parts of its runs.
+        config: What was asked for.
+        plan: The runs.
+        basis: What, beside budget, size and seed, decides their results.
+    """
+
+    recipe: Recipe
+    config: SweepConfig
+    plan: SweepPlan
+    basis: dict[str, Any]
+
+    @property
+    def directory(self) -> SweepDirectory:
+        """Where it is written."""
+        return SweepDirectory(Path(self.config.output_dir))
+
+
+def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
+    """Check model, data and loss on real objects, and plan; nothing is written.
+
+    Raises:
+        PlanError: The sweep cannot be trained as asked.
+        DataError: The data is not what a model can be trained on.
+    """
+    from flops_fit.plan.planner import SizeChoice, make_plan
+    from flops_fit.train.recipe import basis_hash
+    from flops_fit.train.run import check_trainer
+
+    trainer = recipe.trainer()
+    check_trainer(trainer)
+    data, module = recipe.data(), recipe.module()
+    choice = SizeChoice(
+        num_sizes_per_budget=config.num_sizes_per_budget,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        sizes=config.sizes,
+        size_multiple=config.size_multiple,
+    )
+    plan = make_plan(
+        lambda size: module.build_network(**{config.size_param: size}),
+        config.compute_budgets,
+        choice=choice,
+        size_param=config.size_param,
+        model_name=recipe.model_name,
+        model_kwargs=recipe.model_kwargs,
+        loss=module.compute_loss,
+        example_batch=data.example,
+        batch_size=data.batch_size,
+        unit=module.unit,
+        flops=config.flops,
+        flops_per_param_per_token=config.flops_per_param_per_token,
+        seeds=config.seeds or [0],
+        min_steps=config.min_steps,
+        count_tokens=module.count_tokens,
+        auto_batch=True,
+    )
+    assert plan.batch_size is not None
+    data.check_batch(plan.batch_size)
+    basis = recipe.basis() | {
+        "data_fingerprint": data.fingerprint,
+        "batch_size": plan.batch_size,
+        "flops": [plan.flops_rule, config.flops_per_param_per_token],
+    }
+    basis = json.loads(json.dumps(basis))
+    tag = basis_hash(basis)
+    experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
+    notes = data.notes + _rate_warnings(plan, module)
+    plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
+    if config.size_param in plan.model_kwargs:
+        plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
+    return Study(recipe=recipe, config=config, plan=plan, basis=basis)
+
+
+def _rate_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
+    """One given rate over a wide range of sizes, without a parametrisation that transfers it."""
+    sizes = sorted({e.size_param_value for e in plan.experiments})
+    net = module.build_network(**{plan.size_param: sizes[0]})
+    if callable(getattr(net, "param_groups", None)) or sizes[-1] <= 4 * sizes[0]:
+        return []
+    return [
+        f"one learning rate, {module.lr:g}, for {plan.size_param} {sizes[0]} to {sizes[-1]}, and the model has no"
+        " param_groups(lr) that transfers it: the best rate falls with width, so the optimum may be biased"
+    ]
+
+
+def train_study(
+    study: Study,
+    *,
+    selection: Selection | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Train what is not done yet.
+
+    Raises:
+        PlanError: The output directory cannot be written, or holds another sweep.
+        KeyboardInterrupt: Asked to stop; every run has saved, the same call goes on.
+    """
+    from flops_fit.train.recipe import run_parts, write_run_config
+    from flops_fit.train.run import train_run
+
+    sweep, config = study.directory, study.recipe.to_config()
+    sweep.open(study.plan.to_dict(), study.basis)
+    facts = {
+        "size_param": study.plan.size_param,
+        "batch_size": study.plan.batch_size,
+        "checkpoint_interval": float(study.config.checkpoint_interval),
+    }
+    experiments = {e.experiment_id: e for e in study.plan.experiments}
+    for experiment in experiments.values():
+        run = sweep.run(experiment.experiment_id)
+        if run.state() is not RunState.COMPLETED:
+            write_run_config(run, experiment, config, facts)
+    if config is None and study.config.launcher == "local":
+        logger.warning("training in this process: model, loss or data cannot be imported by another one")
+
+    def train(run: RunDirectory) -> None:
+        train_run(run, experiments[run.run_id], run_parts(study.recipe, facts))
+
+    is_inline = config is None or study.config.launcher == "inline"
+    launcher: Launcher = InlineLauncher(train) if is_inline else LocalLauncher(study.config.jobs)
+    devices = _devices(study.recipe.trainer())
+    if is_inline and devices > 1:
+        raise PlanError(
+            f"{devices} devices a run need processes of their own, and this sweep is trained inline",
+            hint="use launcher: local, with model, loss and data that can be imported",
+        )
+    return run_sweep(
+        sweep,
+        study.plan.experiments,
+        launcher,
+        selection=selection or Selection(),
+        devices=devices,
+        on_progress=on_progress,
+    )
+
+
+def _devices(trainer: dict[str, Any]) -> int:
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, (list, tuple)):
+        return len(devices)
+    return int(devices) if str(devices).lstrip("-").isdigit() and int(devices) > 0 else 1
+
+
+def write_sweep_yaml(study: Study, text: str) -> None:
+    """Keep the resolved config beside the runs."""
+    write_atomic(study.directory.path / "sweep.yaml", text)
