@@ -62,6 +62,9 @@ def predict(words: list[str]) -> int:
 
     answer = question(load(own.source))
     print(json.dumps(answer.to_dict()) if own.json else answer)
+    if not own.json:
+        for warning in answer.warnings:
+            say(f"warning: {warning.message} [{warning.code}]")
     return GOOD
 
 

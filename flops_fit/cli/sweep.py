@@ -59,11 +59,13 @@ def fit(words: list[str]) -> int:
         line.close()
     write_sweep_yaml(study, cli.text)
     any_failed = _say_outcome(outcome, path)
+    before = study.directory.analysis
     result = analyze(path)
     print_answer(result, as_json=own.json)
-    if not own.json:
-        page = result.report(study.directory.report, command="flops-fit fit " + " ".join(words))
-        say(f"report: {page}")
+    page = study.directory.report / "report.html"
+    if study.directory.analysis != before or not page.exists():  # drawing the same again takes seconds
+        result.report(page.parent, command="flops-fit fit " + " ".join(words))
+    say(f"report: {page}")
     return SOME_FAILED if any_failed else GOOD
 
 

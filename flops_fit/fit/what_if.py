@@ -49,8 +49,7 @@ class WhatIf:
             ends = self.ci.get(name)
             return f"{name} {form(value)}" + (f" ({form(ends[0])} to {form(ends[1])})" if ends else "")
 
-        lines = [f"{self.question}: " + ", ".join(said(name, value) for name, value in self.values.items())]
-        return "\n".join(lines + [f"warning: {w.message} [{w.code}]" for w in self.warnings])
+        return f"{self.question}: " + ", ".join(said(name, value) for name, value in self.values.items())
 
 
 def over_trained(

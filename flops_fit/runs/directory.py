@@ -128,6 +128,12 @@ class SweepDirectory:
         """Figures, tables and the page."""
         return self.path / "report"
 
+    @property
+    def analysis(self) -> bytes | None:
+        """What ``analysis.json`` holds, to see whether a new analysis says anything new."""
+        file = self.path / "analysis.json"
+        return file.read_bytes() if file.exists() else None
+
     def run(self, experiment_id: str) -> RunDirectory:
         """The directory of one run."""
         return RunDirectory(self.path / "runs" / experiment_id)
