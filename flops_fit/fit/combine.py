@@ -48,7 +48,8 @@ class Combination:
         misfit_doubt: Of the surface's form by its residuals, 0 to 1 (``misfit``); 1 where there is no surface.
         without_budget: theta of the surface with each budget left out, shape (budgets, 5); None where too few.
         rule: What training costs.
-        largest_budget: Beyond it forms err by their form error [FLOPs].
+        smallest_budget: Below it, as beyond the largest, forms err by their form error [FLOPs].
+        largest_budget: Compute of the largest budget, or run [FLOPs].
         seed: Of the form errors' draws.
     """
 
@@ -57,6 +58,7 @@ class Combination:
     misfit_doubt: float
     without_budget: FloatArray | None
     rule: ComputeRule
+    smallest_budget: float
     largest_budget: float
     seed: int
 
@@ -121,7 +123,7 @@ class Combination:
         weights = self.weights(answer)
         if not weights:
             return None
-        distance = max(float(np.log(C / self.largest_budget)), 0.0)
+        distance = max(float(np.log(C / self.largest_budget)), float(np.log(self.smallest_budget / C)), 0.0)
         rng = np.random.default_rng(self.seed)
         values, shares = [], []
         for name, weight in weights.items():

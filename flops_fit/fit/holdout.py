@@ -23,6 +23,10 @@ _FLOOR: Final[Mapping[Answer, float]] = {"num_params": 0.03, "loss": 0.0005}
 
 _MOST_CUTS: Final = 6
 _GROUPS: Final = 5
+_FEWEST_BUDGETS: Final = 3
+
+# A run this much above a budget still counts as one of it.
+_ON_BUDGET: Final = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +144,23 @@ def score(points: Sequence[HoldOutPoint], names: Collection[str], answer: Answer
     }
 
 
-def groups_of(rows: Rows) -> FloatArray:
-    """What is hidden together: the budgets, or fifths of the runs by compute where there are fewer than three.
+def groups_of(rows: Rows, isoflop: IsoflopFit) -> FloatArray:
+    """What is hidden together: the budgets that have an optimum, or fifths of the runs by compute where few have one.
 
     Returns:
-        The budget, or the largest compute of the fifth, of each run, shape (runs,); nan for runs beside the budgets.
+        The budget, or the largest compute of the fifth, of each run, shape (runs,); nan for runs of neither, which are
+        hidden with the budgets that they are larger than.
     """
-    if np.unique(rows.budget[np.isfinite(rows.budget)]).size >= 3:
-        return rows.budget
+    best = Optima.of(isoflop)
+    if len(best.C) >= _FEWEST_BUDGETS:
+        return np.where(np.isin(rows.budget, best.C), rows.budget, np.nan)
     edges = np.quantile(rows.C, np.linspace(0, 1, _GROUPS + 1)[1:], method="higher")
     return np.asarray(edges[np.searchsorted(edges, rows.C)])
+
+
+def visible_runs(rows: Rows, groups: FloatArray, visible: float) -> Any:
+    """Which runs are seen when everything above a budget is hidden."""
+    return (groups <= visible) | (np.isnan(groups) & (rows.C <= _ON_BUDGET * visible))
 
 
 def roll(
@@ -176,13 +187,12 @@ def roll(
     points = []
     for cut in range(max(first, len(levels) - _MOST_CUTS, 2), len(levels)):
         visible = float(levels[cut - 1])
-        # Runs beside the budgets are hidden with the budgets they are larger than.
-        forms = fit_forms(rows.take((groups <= visible) | (np.isnan(groups) & (rows.C <= 1.05 * visible))))
+        forms = fit_forms(rows.take(visible_runs(rows, groups, visible)))
         for hidden in levels[cut:]:
             place = np.flatnonzero(best.C == hidden)
             if place.size:
                 points.append(_against_optimum(forms, visible, best, int(place[0]), rule))
-            elif not best.C.size:
+            elif len(best.C) < _FEWEST_BUDGETS:
                 points.append(_against_runs(forms, visible, rows.take(groups == hidden)))
     return tuple(p for p in points if p.errors)
 
@@ -214,4 +224,4 @@ def _against_runs(forms: Mapping[str, Form], visible: float, rows: Rows) -> Hold
             scatter = float(np.std(error) / np.sqrt(len(error)))
     middle = float(np.exp(np.mean(np.log(rows.C))))
     # Fifths of the runs may touch; a forecast over no distance says nothing about the form.
-    return HoldOutPoint(visible=visible, hidden=max(middle, 1.05 * visible), se={"loss": scatter}, errors=errors)
+    return HoldOutPoint(visible=visible, hidden=max(middle, _ON_BUDGET * visible), se={"loss": scatter}, errors=errors)

@@ -11,8 +11,8 @@ import numpy as np
 from flops_fit.errors import FitError
 from flops_fit.fit.candidates import ANSWERS, Answer, Form, fit_candidates
 from flops_fit.fit.combine import Combination
-from flops_fit.fit.holdout import HoldOut, HoldOutPoint, groups_of, roll, score
-from flops_fit.fit.isoflop import IsoflopFit, fit_isoflop
+from flops_fit.fit.holdout import HoldOut, HoldOutPoint, groups_of, roll, score, visible_runs
+from flops_fit.fit.isoflop import IsoflopFit, align_to_budgets, fit_isoflop
 from flops_fit.fit.misfit import Misfit, find_misfit
 from flops_fit.fit.parametric import ParametricFit, fit_parametric
 from flops_fit.fit.rows import Rows
@@ -116,15 +116,17 @@ def fit_methods(
         rng=rng,
     )
     if points is None:
-        points = roll(few, groups_of(few), isoflop, settings.rule, lambda some: _points(some, settings, rng))
+        points = roll(few, groups_of(few, isoflop), isoflop, settings.rule, lambda some: _points(some, settings, rng))
     budgets = rows.budget[np.isfinite(rows.budget)]
+    span = budgets if budgets.size else rows.C
     combination = Combination(
         forms=forms,
         scores={answer: score(points, forms, answer) for answer in ANSWERS},
         misfit_doubt=_doubt(rows, misfit),
         without_budget=None if parametric is None else _without_each_budget(rows, parametric),
         rule=settings.rule,
-        largest_budget=float(budgets.max() if budgets.size else rows.C.max()),
+        smallest_budget=float(span.min()),
+        largest_budget=float(span.max()),
         seed=settings.seed,
     )
     return Fitted(
@@ -143,12 +145,11 @@ def hold_out_headline(rows: Rows, outlying: Rows, settings: Settings, fitted: Fi
         return None
     holdout = HoldOut(points=fitted.points, headline={})
     largest = holdout.largest
-    visible = 1.05 * largest.visible
     rows = rows.thinned(_MOST_RUNS)
-    groups = groups_of(rows)
+    groups = groups_of(rows, fitted.isoflop)
     part = fit_methods(
-        rows.take((groups <= largest.visible) | (np.isnan(groups) & (rows.C <= visible))),
-        outlying.take(outlying.C <= visible),
+        rows.take(visible_runs(rows, groups, largest.visible)),
+        outlying.take(outlying.C <= largest.visible),
         settings,
         n_bootstrap=0,
         n_draws=_HOLDOUT_DRAWS,
@@ -194,9 +195,10 @@ def _surface(rows: Rows, settings: Settings) -> tuple[ParametricFit | None, str 
 
 
 def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) -> IsoflopFit:
-    """Parabolas of the runs, moved to exactly their budgets."""
-    if surface is not None:
-        rows = rows.on_budget(surface.law, settings.rule)
+    """Parabolas of the runs, moved to exactly their budgets: along the surface, or without one along L_opt(C)."""
+    if surface is None:
+        return fit_isoflop(*align_to_budgets(rows.N, rows.D, rows.L, rows.C, rows.budget), rows.budget)
+    rows = rows.on_budget(surface.law, settings.rule)
     return fit_isoflop(rows.N, rows.D, rows.L, rows.budget)
 
 
