@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flops_fit.errors import FitError
 from flops_fit.experiment import SweepPlan
 from flops_fit.fit import Prediction, ScalingAnalysis
 from flops_fit.fit.what_if import WhatIf, over_trained, repeated, served
+from flops_fit.units import parse_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +36,7 @@ class Result:
 
     def predict(
         self,
-        compute_budget: float | None = None,
+        compute_budget: float | str | None = None,
         *,
         params: float | None = None,
         tokens: float | None = None,
@@ -43,11 +45,16 @@ class Result:
         """The best size and data for a budget and the loss it will reach; or the budget that another answer calls for.
 
         Args:
-            compute_budget: Training compute [FLOPs].
+            compute_budget: Training compute, such as 1e21 or "10 PF-days" [FLOPs].
             params: Instead: the size that is to be the best [parameters].
             tokens: Instead: the data that is to be the best [tokens or samples].
             loss: Instead: the loss to reach [nats/token].
         """
+        if isinstance(compute_budget, str):
+            try:
+                compute_budget = parse_flops(compute_budget)
+            except ValueError as error:
+                raise FitError(f"compute_budget: {error}") from None
         return self.analysis.predict(compute_budget, params=params, tokens=tokens, loss=loss)
 
     def over_train(self, compute_budget: float, tokens_per_param: float) -> WhatIf:

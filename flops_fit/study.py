@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ENTRY = "flops_fit.train.main:train_directory"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -97,17 +99,22 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     basis = json.loads(json.dumps(basis))
     tag = basis_hash(basis)
     experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
-    notes = data.notes + _rate_warnings(plan, module)
+    notes = data.notes + _group_warnings(plan, module)
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
     if config.size_param in plan.model_kwargs:
         plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
     return Study(recipe=recipe, config=config, plan=plan, basis=basis)
 
 
-def _rate_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
-    """One given rate over a wide range of sizes, without a parametrisation that transfers it."""
+def _group_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
+    """Parameters that nothing trains; one given rate over a wide range of sizes that nothing transfers."""
     sizes = sorted({e.size_param_value for e in plan.experiments})
     net = module.build_network(**{plan.size_param: sizes[0]})
+    module.net = net
+    grouped = {id(p) for group in module.param_groups() for p in group["params"]}
+    left_out = [name for name, p in net.named_parameters() if p.requires_grad and id(p) not in grouped]
+    if left_out:
+        return [f"the parameter groups leave out {', '.join(left_out[:3])}, which will not be trained"]
     if callable(getattr(net, "param_groups", None)) or sizes[-1] <= 4 * sizes[0]:
         return []
     return [
@@ -150,7 +157,7 @@ def train_study(
         train_run(run, experiments[run.run_id], run_parts(study.recipe, facts))
 
     is_inline = config is None or study.config.launcher == "inline"
-    launcher: Launcher = InlineLauncher(train) if is_inline else LocalLauncher(study.config.jobs)
+    launcher: Launcher = InlineLauncher(train) if is_inline else LocalLauncher(_ENTRY, study.config.jobs)
     devices = _devices(study.recipe.trainer())
     if is_inline and devices > 1:
         raise PlanError(

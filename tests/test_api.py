@@ -27,7 +27,7 @@ def sweep(output_dir: Path, **changes: object) -> Result | SweepPlan:
         "compute_budgets": BUDGETS,
         "output_dir": output_dir,
         "sizes": [3, 4, 6, 8],
-        "batch_size": 16,
+        "batch_size": 32,
         "min_steps": 5,
         "lr": 1e-2,
         "launcher": "inline",
@@ -45,6 +45,7 @@ def test_a_result_answers_with_a_table_predictions_and_figures(tmp_path: Path) -
     assert table["extrapolated"].tolist() == [False, False, False, True, True]
     prediction = result.predict(1e8)
     assert prediction.extrapolation == pytest.approx(10)
+    assert result.predict("100 MFLOP") == prediction
     low, high = prediction.ci["num_params"]
     assert low < prediction.num_params < high
     assert result.plan is not None
@@ -77,7 +78,7 @@ def test_without_training_the_plan_is_returned_and_nothing_written(tmp_path: Pat
     ids=["function", "iterable", "loader", "datamodule", "function of a loader"],
 )
 def test_any_form_of_data(tmp_path: Path, data: object) -> None:
-    result = sweep(tmp_path / "out", dataset=data, compute_budgets=[1e6, 2e6], sizes=[3, 5, 8])
+    result = sweep(tmp_path / "out", dataset=data, compute_budgets=[4e5, 8e5], sizes=[3, 4, 5])
     assert isinstance(result, Result)
     assert len(result.analysis.rows) == 6
 
@@ -229,7 +230,7 @@ if __name__ == "__main__":
 
 def test_data_loader_settings_survive(tmp_path: Path) -> None:
     loader = DataLoader(toy.regression(), batch_size=16, num_workers=0, collate_fn=_doubling)
-    result = sweep(tmp_path / "out", dataset=loader, compute_budgets=[1e6, 2e6], sizes=[3, 5, 8])
+    result = sweep(tmp_path / "out", dataset=loader, compute_budgets=[4e5, 8e5], sizes=[3, 4, 5])
     assert isinstance(result, Result)
     assert _doubling.calls > 0
 

@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
         "class_path": "flops_fit.ScalingModule",
         "init_args": {"net": {"class_path": "toy.Net"}, "loss_fn": "toy.squared_error", "lr": 0.01},
     },
-    "data": {"class_path": "toy.Module", "init_args": {"batch_size": 16}},
+    "data": {"class_path": "toy.Module", "init_args": {"batch_size": 32}},
     "trainer": {"accelerator": "cpu"},
     "sweep": {
         "size_param": "width",
@@ -141,6 +141,7 @@ def test_the_table_of_a_sweep_can_be_analysed_anywhere(finished: Path, capsys: p
     assert json.loads(out)["n_runs"] >= 8
 
 
+@pytest.mark.slow
 def test_report_goes_where_it_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = told(capsys, "report", finished / "out", "--output", tmp_path / "page")
     assert code == GOOD

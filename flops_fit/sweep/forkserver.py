@@ -8,6 +8,7 @@ device itself, so that forking it is safe.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -74,14 +75,14 @@ def serve(main: Callable[[str], int]) -> None:
                 os.write(1, json.dumps(ended).encode() + b"\n")
 
 
-def _load() -> Callable[[str], int]:
-    """Import once what every child needs."""
-    from flops_fit.train.main import train_directory
-
+def _load(entry: str) -> Callable[[str], int]:
+    """Import once what every child needs: the function named ``module:name`` that trains the run in a folder."""
+    module, _, name = entry.partition(":")
+    main: Callable[[str], int] = getattr(importlib.import_module(module), name)
     gc.collect()
     gc.freeze()  # what is loaded stays shared between the children instead of being copied by a collection
-    return train_directory
+    return main
 
 
 if __name__ == "__main__":
-    serve(_load())
+    serve(_load(sys.argv[1]))

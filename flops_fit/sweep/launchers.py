@@ -77,18 +77,19 @@ class LocalLauncher:
     several devices is a fresh process, because it starts its own ranks.
 
     Args:
+        entry: ``module:function`` that trains the run in a folder, for the server to import.
         slots: Runs at a time; None for one a core.
     """
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, entry: str, slots: int | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.slots = slots or cores
+        self.entry, self.slots = entry, slots or cores
         self.threads = max(1, cores // self.slots)
 
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         waiting, stop = list(jobs), False
         running: dict[str, Job] = {}
-        server = _ForkServer(self._environment(self.threads)) if any(j.devices == 1 for j in jobs) else None
+        server = _ForkServer(self.entry, self._environment(self.threads)) if any(j.devices == 1 for j in jobs) else None
         fresh: dict[str, subprocess.Popen[bytes]] = {}
         try:
             while running or (waiting and not stop):
@@ -125,9 +126,9 @@ class LocalLauncher:
 class _ForkServer:
     """The parent's end of ``python -m flops_fit.sweep.forkserver``: folders in, lines of JSON out."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, entry: str, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flops_fit.sweep.forkserver"],
+            [sys.executable, "-m", "flops_fit.sweep.forkserver", entry],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

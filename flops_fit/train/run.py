@@ -25,6 +25,7 @@ from flops_fit.train.callbacks import Checkpointer, DivergedError, InterruptedRu
 from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint
 from flops_fit.train.data import SweepData
 from flops_fit.train.module import ScalingModule
+from flops_fit.train.order import RepeatedBatches
 
 EXIT_CODES = {RunState.COMPLETED: 0, RunState.DIVERGED: 0, RunState.FAILED: 1, RunState.INTERRUPTED: 75}
 
@@ -188,7 +189,7 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
             | {
                 "loss": loss,
                 "metrics": metrics,
-                "unique_tokens": _unique_tokens(parts, experiment),
+                "unique_tokens": _unique_tokens(parts, experiment, loader),
                 "seconds": round(time.monotonic() - started, 3),
                 "device": str(trainer.strategy.root_device),
                 "world_size": trainer.world_size,
@@ -199,12 +200,14 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
         )
 
 
-def _unique_tokens(parts: RunParts, experiment: Experiment) -> int:
-    """Tokens seen for the first time: all of them in the first epoch; an iterable is taken at its word."""
+def _unique_tokens(parts: RunParts, experiment: Experiment, loader: object) -> int:
+    """Tokens seen for the first time: all of them in the first epoch, nothing after it."""
+    assert experiment.steps is not None
+    per_sample = experiment.num_tokens // (experiment.steps * parts.batch_size)
     samples = parts.data.num_samples
-    if samples is None or not experiment.steps:
-        return experiment.num_tokens
-    return min(experiment.num_tokens, samples * (experiment.num_tokens // (experiment.steps * parts.batch_size)))
+    if isinstance(loader, RepeatedBatches) and loader.first_epoch is not None:
+        samples = loader.first_epoch * loader.batch
+    return experiment.num_tokens if samples is None else min(experiment.num_tokens, samples * per_sample)
 
 
 class _quiet_lightning(warnings.catch_warnings):  # noqa: N801

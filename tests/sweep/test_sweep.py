@@ -150,9 +150,9 @@ def test_processes_give_the_numbers_of_this_process(finished: Path, tmp_path: Pa
 
 def test_threads_are_shared_between_slots() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert LocalLauncher().slots == cores
-    assert LocalLauncher().threads == 1
-    assert LocalLauncher(1).threads == cores
+    assert LocalLauncher("").slots == cores
+    assert LocalLauncher("").threads == 1
+    assert LocalLauncher("", 1).threads == cores
 
 
 def test_a_child_does_not_take_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
