@@ -28,9 +28,8 @@ def published(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """The two published sets that have budgets."""
     chinchilla = pd.read_csv(data / "chinchilla_epoch.csv")
     yield "chinchilla", chinchilla[~chinchilla.fit_excluded & chinchilla.isoflop_budget.notna()]
-    # pandas reads the label "none" as text only where it is told not to look for missing values.
-    llama = pd.read_csv(data / "llama3_isoflop.csv", keep_default_na=False)
-    yield "llama3", llama[llama.openathena_qc == "none"].astype({"loss": float, "isoflop_budget": float})
+    llama = pd.read_csv(data / "llama3_isoflop.csv")
+    yield "llama3", llama[llama.openathena_qc == "none"]
 
 
 def forecasts(runs: pd.DataFrame, *, all_cuts: bool) -> Iterator[dict[str, object]]:

@@ -11,6 +11,7 @@ from flops_fit.errors import FitError
 from flops_fit.fit.analysis import Headline, ScalingAnalysis
 from flops_fit.fit.prediction import Warning_
 from flops_fit.fit.rows import Excluded, Rows, select_rows
+from flops_fit.laws import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,10 @@ _MOST_EPOCHS: Final = 4.0
 
 # Whole batches run a little over an epoch.
 _ROUNDED_EPOCH: Final = 1.01
+
+# Fewer runs than this are a budget only where their compute is the same [log C].
+_SURELY_MEANT: Final = 5
+_SAME_BUDGET: Final = 0.02
 
 # Labels farther than this from the recorded compute are not what the laws are written in.
 _LABEL_SLACK: Final = 0.1
@@ -68,7 +73,7 @@ def analyze_runs(
         DataError: A column is missing or not numeric.
         FitError: No method can answer from these runs.
     """
-    from flops_fit.fit.budgets import fit_compute_rule, group_budgets
+    from flops_fit.fit.budgets import fit_compute_rule
     from flops_fit.fit.diagnostics import find_warnings
     from flops_fit.fit.intervals import law_intervals
     from flops_fit.fit.local import named_priors
@@ -77,7 +82,7 @@ def analyze_runs(
     rows, excluded = select_rows(runs, n_convention=n_convention)
     notes: list[Warning_] = []
     labelled = bool(np.isfinite(rows.budget).any())
-    rows = _relabelled(rows, notes) if labelled else replace(rows, budget=group_budgets(rows.C))
+    rows = _relabelled(rows, notes) if labelled else replace(rows, budget=_found_budgets(rows.C))
     everything = rows
     rows, repeated = _fresh(rows)
     rows, outlying, left_out = _without_outliers(rows, outliers)
@@ -193,6 +198,18 @@ def _headline(fitted: Fitted, holdout: HoldOut | None) -> Headline:
         return Headline(method=method, why=f"{why}; no budget could be hidden and foretold")
     said = ", ".join(f"{words[answer]} {100 * np.expm1(e):+.2g} %" for answer, e in holdout.headline.items())
     return Headline(method=method, why=f"{why}; the largest budget, hidden, was foretold with errors of {said}")
+
+
+def _found_budgets(C: FloatArray) -> FloatArray:
+    """Budgets by the gaps in C; a few runs near each other by chance, as happens in any scatter, are none."""
+    from flops_fit.fit.budgets import group_budgets
+
+    budget = group_budgets(C)
+    for label in np.unique(budget[np.isfinite(budget)]):
+        members = budget == label
+        if members.sum() < _SURELY_MEANT and np.ptp(np.log(C[members])) > _SAME_BUDGET:
+            budget[members] = np.nan
+    return budget
 
 
 def _relabelled(rows: Rows, notes: list[Warning_]) -> Rows:

@@ -101,15 +101,17 @@ def _classes() -> dict[str, Any]:
     return {cls.__name__: cls for cls in known}
 
 
-def _rare_classes() -> dict[str, Any]:
-    """Classes of modules that few analyses need."""
-    from flops_fit.fit import envelope, repeated
+def _rare_classes(name: str) -> dict[str, Any]:
+    """Classes of modules that few analyses need, and one of which loads pandas."""
+    from types import ModuleType
 
-    rare = (
-        *(envelope.EnvelopeFit, envelope.EnvelopePoint),
-        *(repeated.RepetitionFit, repeated.RepeatedDataLaw, repeated.RepetitionStatus),
-    )
-    return {cls.__name__: cls for cls in rare}
+    module: ModuleType
+    if name.startswith("Envelope"):
+        from flops_fit.fit import envelope as module
+    else:
+        from flops_fit.fit import repeated as module
+    known = ("EnvelopeFit", "EnvelopePoint", "RepetitionFit", "RepeatedDataLaw", "RepetitionStatus")
+    return {known_name: vars(module)[known_name] for known_name in known if known_name in vars(module)}
 
 
 def _encode(value: Any, arrays: dict[str, Any]) -> Any:
@@ -143,7 +145,7 @@ def _decode(node: Any, arrays: Any, classes: dict[str, Any]) -> Any:
         return node
     if "class" in node:
         if node["class"] not in classes:
-            classes |= _rare_classes()
+            classes |= _rare_classes(node["class"])
         return classes[node["class"]](**{k: _decode(v, arrays, classes) for k, v in node["fields"].items()})
     if "enum" in node:
         return classes[node["enum"]](node["value"])

@@ -49,7 +49,7 @@ def test_linear_draws_stand_round_the_fit_and_follow_it_nearby():
         SurfaceForm(theta=np.vstack([fit, draws]), linear=linear).log_answer("loss", 1e21, SIX_ND)
         for linear in (True, False)
     ]
-    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
 
 
 def test_every_form_foretells_a_noiseless_sweep():

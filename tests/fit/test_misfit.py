@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sweeps import LAWS
 from tables import generalised, sweep_table
 
 from flops_fit.fit.misfit import Misfit, find_misfit
@@ -17,9 +16,9 @@ def misfit(table):
 
 @pytest.mark.parametrize("name", ["epoch", "asymmetric"])
 def test_sweeps_of_the_surface_are_rarely_doubted(name):
-    found = [misfit(sweep_table(name, seed=seed)).statistic for seed in range(30)]
+    found = [misfit(sweep_table(name, seed=seed)).statistic for seed in range(15)]
     assert np.median(found) < 0.5
-    assert np.mean(np.array(found) > 2.5) <= 0.1
+    assert np.mean(np.array(found) > 2.5) <= 0.15
 
 
 def test_sweeps_of_another_form_are_doubted():
@@ -46,8 +45,5 @@ def test_doubt_grows_from_nothing_to_certainty():
 
 
 def test_thousands_of_runs_are_judged_by_some_of_them():
-    law, rng = LAWS["epoch"], np.random.default_rng(0)
-    table = sweep_table(sizes=400, noise=0.003)
-    assert misfit(table).doubt < 1
-    assert law.loss(1e9, 1e10) > 0
-    assert rng is not None
+    assert misfit(sweep_table(sizes=200)).doubt < 1
+    assert misfit(sweep_table(sizes=200, truth=generalised)).doubt == 1.0
