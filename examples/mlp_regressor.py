@@ -8,7 +8,7 @@ import flops_fit
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int, features: int = 16) -> None:
+    def __init__(self, width: int, features: int = 8) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(features, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
@@ -21,13 +21,15 @@ class MLP(nn.Module):
         return self.layers(x).squeeze(-1)
 
 
-def samples(count: int = 100_000, features: int = 16) -> TensorDataset:
-    """Noisy products of random features: smooth, and too rich for a small network."""
+def samples(count: int = 400_000, features: int = 8) -> TensorDataset:
+    """A noisy sum of random sine features: smooth, and too rich for a small network."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, features, generator=generator)
-    directions = torch.randn(4, features, 32, generator=generator) / features**0.5
-    y = torch.einsum("nf,kfm->knm", x, directions).sin().prod(dim=0).sum(dim=1)
-    return TensorDataset(x, y + 0.1 * torch.randn(count, generator=generator))
+    directions = torch.randn(features, 256, generator=generator) / features**0.5
+    phases = 2 * torch.pi * torch.rand(256, generator=generator)
+    weights = torch.randn(256, generator=generator) / 128**0.5
+    y = (x @ directions + phases).sin() @ weights
+    return TensorDataset(x, y + 0.05 * torch.randn(count, generator=generator))
 
 
 def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -40,8 +42,8 @@ if __name__ == "__main__":
         model_size_param="width",
         dataset=samples,  # a function, so that other processes can make the data too
         loss_fn=mean_squared_error,
-        compute_budgets=[3e8, 1e9, 3e9, 1e10],
-        num_sizes_per_budget=5,
+        compute_budgets=[3e8, 1e9, 3e9],
+        sizes=[12, 16, 24, 36, 52, 80],
         batch_size=32,
         lr=3e-3,
         output_dir="outputs/mlp_regressor",
