@@ -61,9 +61,12 @@ def _surface(analysis: ScalingAnalysis, theta: FloatArray, level: float) -> Inte
         best = _parameters(analysis.parametric.law, analysis.rule)
         shifted = analysis.misfit.shift_statistic > _SHIFTED
         for name in ("E", "A", "B", "alpha", "beta") if shifted else ("E",):
-            # Positive quantities, and A and B over decades: their logs are what is symmetric.
-            logs = jackknife_interval(np.log(best[name]), np.log(left_out[name]), level)
-            found[name] = min(found[name][0], np.exp(logs[0])), max(found[name][1], np.exp(logs[1]))
+            if name == "E":  # may be 0, where its log says nothing, and lies below every loss
+                low, high = jackknife_interval(best[name], left_out[name], level)
+                low, high = max(low, 0.0), min(high, max(float(analysis.rows.L.min()), found[name][1]))
+            else:  # positive, A and B over decades: the logs are what is symmetric
+                low, high = np.exp(jackknife_interval(np.log(best[name]), np.log(left_out[name]), level))
+            found[name] = min(found[name][0], low), max(found[name][1], high)
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
 
 

@@ -93,9 +93,9 @@ def _with_interval(value: float, low: float, high: float, form: Callable[[float,
         return form(value, 4)
     digits = 2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(half))
     digits = min(max(digits, 2), 8)
-    ends = (
-        form(v, max(2, digits + math.floor(math.log10(abs(v) / abs(value)) + 0.5)) if v else 2) for v in (low, high)
-    )
+    # To the same place as the value, but an end that is far larger needs no more digits than three.
+    places = (digits + math.floor(math.log10(abs(v) / abs(value)) + 0.5) if v else 2 for v in (low, high))
+    ends = (form(v, min(max(2, n), max(digits, 3))) for v, n in zip((low, high), places, strict=True))
     return f"{form(value, digits)} ({' to '.join(ends)})"
 
 
