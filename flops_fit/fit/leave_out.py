@@ -82,9 +82,13 @@ def _rows(
 def _sizes(N: FloatArray) -> FloatArray:
     """The middle size of each run's group of equal, or neighbouring, sizes."""
     order = np.argsort(N, kind="stable")
-    label = np.empty(len(N), int)
-    label[order] = np.cumsum(np.diff(np.log(N[order]), prepend=np.log(N[order[0]])) > _SAME_SIZE)
-    if label.max() >= _MOST_SIZES:
-        label[order] = np.arange(len(N)) * _MOST_SIZES // len(N)
-    middles = np.array([np.median(N[label == i]) for i in range(label.max() + 1)])
-    return middles[label]
+    log_N = np.log(N[order])
+    starts = [0]
+    while len(starts) <= _MOST_SIZES and starts[-1] < len(N):
+        starts.append(int(np.searchsorted(log_N, log_N[starts[-1]] + _SAME_SIZE, side="right")))
+    if starts[-1] < len(N):
+        starts = [len(N) * i // _MOST_SIZES for i in range(_MOST_SIZES)]
+    middles = np.empty(len(N))
+    for part in np.split(order, starts[1:]):
+        middles[part] = np.median(N[part]) if len(part) else np.nan
+    return middles
