@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -111,7 +112,8 @@ def for_target(analysis: ScalingAnalysis, answer: str, target: float, level: flo
 def for_run(analysis: ScalingAnalysis, num_params: float, num_tokens: float, level: float) -> Prediction:
     """The loss of a run that need not be compute-optimal.
 
-    The loss at the optimum of its compute is the headline's; what the run loses by being off it is the surface's.
+    The loss at the optimum of its compute is the headline's; what the run loses by being off it is the surface's. The
+    interval is that of one run, which scatters round its law.
     """
     N, D = _positive("num_params", num_params), _positive("num_tokens", num_tokens)
     surface = analysis.combination.forms.get(SURFACE)
@@ -121,8 +123,12 @@ def for_run(analysis: ScalingAnalysis, num_params: float, num_tokens: float, lev
     prediction = for_compute(analysis, C, level)
     fit = SurfaceForm(theta=surface.theta[:1])
     penalty = float((fit.log_loss(np.log(N), np.log(D)) - fit.log_answer("loss", C, analysis.rule))[0])
-    ci = {"loss": _interval(np.log(prediction.ci["loss"]) + penalty)} if "loss" in prediction.ci else {}
-    loss = None if prediction.loss is None else prediction.loss * float(np.exp(penalty))
+    loss, ci = prediction.loss, {}
+    if loss is not None and "loss" in prediction.ci:
+        scatter = NormalDist().inv_cdf(0.5 + level / 2) * analysis.parametric.scale if analysis.parametric else 0.0
+        reach = np.hypot(np.log(prediction.ci["loss"]) - np.log(loss), scatter)
+        ci["loss"] = _interval(np.log(loss) + penalty + reach * [-1, 1])
+    loss = None if loss is None else loss * float(np.exp(penalty))
     return replace(prediction, num_params=N, num_tokens=D, loss=loss, ci=ci)
 
 

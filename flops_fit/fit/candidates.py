@@ -28,6 +28,7 @@ ANSWERS: Final[tuple[Answer, ...]] = ("num_params", "loss")
 
 SURFACE: Final = "surface"
 ADDITIVE: Final = (SURFACE, "tied", "near_optimum")
+THROUGH_OPTIMA: Final = ("parabola", "local_law")
 
 # The generalised mean has six parameters.
 _FEWEST_GENERALISED: Final = 20

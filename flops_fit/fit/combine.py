@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from flops_fit.fit.candidates import ADDITIVE, SURFACE, Answer, Form, SurfaceForm
+from flops_fit.fit.candidates import ADDITIVE, SURFACE, THROUGH_OPTIMA, Answer, Form, SurfaceForm
 from flops_fit.fit.holdout import PRIOR_BUDGETS, Score
 from flops_fit.laws import ComputeRule, FloatArray
 
@@ -77,8 +77,9 @@ class Combination:
         able = [n for n, f in self.forms.items() if f.log_answer(answer, self.largest_budget, self.rule) is not None]
         evidence = np.array([self.scores[answer][name].log_evidence for name in able])
         share = np.exp(evidence - evidence.max(initial=-np.inf))
-        if answer == "loss" and not all(n in ADDITIVE for n in able):
-            # A misfit of the loss surface speaks against every additive form of it, whatever it foretold by luck.
+        if answer == "loss" and any(n in THROUGH_OPTIMA for n in able):
+            # A misfit of the loss surface speaks against every additive form of it, whatever it foretold by luck, once
+            # there are laws that do without a surface.
             share *= [1 - self.misfit_doubt if n in ADDITIVE else 1.0 for n in able]
         return dict(zip(able, (share / share.sum()).tolist(), strict=True))
 
