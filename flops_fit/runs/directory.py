@@ -18,7 +18,7 @@ from typing import Any
 
 from flops_fit.errors import DataError, PlanError
 from flops_fit.experiment import Experiment
-from flops_fit.runs.files import read_json, read_metrics, sha256, write_atomic, write_json
+from flops_fit.runs.files import is_locked, read_json, read_metrics, sha256, write_atomic, write_json
 
 HEARTBEAT_SECONDS = 5.0
 _STALE_SECONDS = 60.0
@@ -73,7 +73,7 @@ class RunDirectory:
             return RunState.COMPLETED
         details = self.details()
         state = RunState(details.get("state", RunState.PENDING))
-        if state is RunState.RUNNING and not _alive(details):
+        if state is RunState.RUNNING and not _alive(self, details):
             return RunState.INTERRUPTED
         if state is RunState.COMPLETED:  # the result was deleted by hand
             return RunState.INTERRUPTED
@@ -101,14 +101,13 @@ class RunDirectory:
         return result | {"loss": float(evaluations[-1])}
 
 
-def _alive(details: dict[str, Any]) -> bool:
+def _alive(run: RunDirectory, details: dict[str, Any]) -> bool:
+    """Whether the process that trains a run is there: here its lock tells, on another machine its heartbeat.
+
+    A process number would not do: a killed process keeps it until somebody takes note of its end.
+    """
     if details.get("host") == socket.gethostname():
-        try:
-            os.kill(int(details["pid"]), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # somebody's process; whether it is this run, the heartbeat tells, since numbers are given out again
+        return is_locked(run.lock)
     return time.time() - float(details.get("heartbeat", 0)) < _STALE_SECONDS
 
 

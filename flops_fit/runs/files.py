@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,27 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     import fcntl
 
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{what} is in use by another process", hint="wait for it to end, or stop it") from None
+        for attempt in range(10):  # whoever only looks whether it is locked holds it for an instant
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == 9:
+                    hint = "wait for it to end, or stop it"
+                    raise RunError(f"{what} is in use by another process", hint=hint) from None
+                time.sleep(0.02)
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process of this machine holds the lock."""
+    import fcntl
+
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

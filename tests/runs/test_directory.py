@@ -17,7 +17,7 @@ import pytest
 from flops_fit.errors import DataError, PlanError
 from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.runs.directory import RunDirectory, RunState, SweepDirectory
-from flops_fit.runs.files import CsvLog, read_json, write_json
+from flops_fit.runs.files import CsvLog, exclusive, read_json, write_json
 
 BASIS: dict[str, Any] = {"model": "net:Net 0123", "module": {"lr": 0.1, "schedule": "linear"}, "batch_size": 64}
 
@@ -61,18 +61,12 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-@pytest.fixture
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_a_run_walks_through_its_states(run: RunDirectory) -> None:
     assert run.state() is RunState.PENDING
     assert run.details() == {}
     run.set_state(RunState.RUNNING, step=7)
-    assert run.state() is RunState.RUNNING
+    with exclusive(run.lock, "the run"):
+        assert run.state() is RunState.RUNNING
     assert run.details()["step"] == 7
     run.set_state(RunState.FAILED, error="boom")
     assert run.state() is RunState.FAILED
@@ -97,30 +91,33 @@ def running(run: RunDirectory, **owner: object) -> None:
     write_json(run.path / "state.json", {"state": "running"} | here | owner)
 
 
-def test_a_run_whose_process_is_gone_is_interrupted(run: RunDirectory, dead_pid: int) -> None:
+def test_a_run_whose_process_is_gone_is_interrupted(run: RunDirectory) -> None:
     running(run)
+    with exclusive(run.lock, "the run"):
+        assert run.state() is RunState.RUNNING
+    assert run.state() is RunState.INTERRUPTED
+
+
+def test_a_killed_process_that_nobody_took_note_of_does_not_run(run: RunDirectory) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from flops_fit.runs.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'the run'): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(run.lock)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    running(run, pid=process.pid)
     assert run.state() is RunState.RUNNING
-    running(run, pid=dead_pid)
+    process.kill()
+    while run.state() is RunState.RUNNING:  # the system releases the lock in its own time
+        time.sleep(0.01)
+    os.kill(process.pid, 0)  # not waited for, it keeps its number
     assert run.state() is RunState.INTERRUPTED
+    process.communicate()
 
 
-def test_another_process_with_the_number_of_a_dead_run_is_not_the_run(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    running(run, heartbeat=time.time() - 3600)
-    assert run.state() is RunState.INTERRUPTED
-
-    def belongs_to_root(pid: int, signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", belongs_to_root)
-    assert run.state() is RunState.INTERRUPTED
-    running(run)
-    assert run.state() is RunState.RUNNING
-
-
-def test_on_another_machine_the_heartbeat_decides(run: RunDirectory, dead_pid: int) -> None:
-    running(run, pid=dead_pid, host="elsewhere")
+def test_on_another_machine_the_heartbeat_decides(run: RunDirectory) -> None:
+    running(run, host="elsewhere")
     assert run.state() is RunState.RUNNING
     running(run, host="elsewhere", heartbeat=time.time() - 3600)
     assert run.state() is RunState.INTERRUPTED

@@ -33,7 +33,7 @@ def test_every_planned_run_has_a_row_and_only_completed_ones_a_loss(sweep: Sweep
     run_of(sweep, 64).set_state(RunState.RUNNING)
     table = read_runs(sweep)
     assert list(table.columns) == [*COLUMNS, "accuracy", "schema_version"]
-    assert list(table["state"]) == ["completed", "diverged", "running", "pending"]
+    assert list(table["state"]) == ["completed", "diverged", "interrupted", "pending"]
     assert table["loss"].tolist()[0] == 2.25
     assert table["loss"].isna().tolist() == [False, True, True, True]
     # What was trained, where it was; what was planned, where it was not.
