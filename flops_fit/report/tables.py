@@ -123,8 +123,8 @@ def isoflop_table(analysis: ScalingAnalysis) -> pd.DataFrame:
 
 
 def parameter_table(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """Every fitted parameter and exponent with its 95 % interval."""
-    rows = []
+    """Every fitted parameter and exponent with its 95 % interval; an irreducible loss only where it is determined."""
+    rows: list[dict[str, str]] = []
     if analysis.parametric is not None:
         law = analysis.parametric.law
         a, b = law.exponents(analysis.rule)
@@ -133,7 +133,9 @@ def parameter_table(analysis: ScalingAnalysis) -> pd.DataFrame:
         for name, value in values.items():
             said = rounded(float(value), *analysis.ci.get("parametric", {}).get(name, _UNKNOWN))
             rows.append({"method": "surface", "parameter": name, "value": said, "": meaning.get(name, "")})
-        if str(analysis.parametric.status) != "converged":
+        if any(warning.code == "E_not_identified" for warning in analysis.warnings):
+            rows[0] |= {"value": "withheld", "": "the runs do not determine an irreducible loss"}
+        elif str(analysis.parametric.status) != "converged":
             rows[0][""] = f"the fit is {str(analysis.parametric.status).replace('_', ' ')}"
     if analysis.isoflop is not None:
         for name, fit in (("N_opt", analysis.isoflop.N_opt), ("D_opt", analysis.isoflop.D_opt)):
@@ -145,7 +147,8 @@ def parameter_table(analysis: ScalingAnalysis) -> pd.DataFrame:
         intervals = analysis.ci.get("L_opt", {})
         note = analysis.frontier.reason or str(analysis.frontier.status)
         for name, value in (("l_inf", analysis.frontier.l_inf), ("exponent", -analysis.frontier.gamma)):
-            said = rounded(value, *intervals.get(name, _UNKNOWN))
+            is_known = name != "l_inf" or str(analysis.frontier.status) == "identified"
+            said = rounded(value, *intervals.get(name, _UNKNOWN)) if is_known else "withheld"
             rows.append({"method": "frontier", "parameter": f"{name} of L_opt", "value": said, "": note})
             note = ""
     return pd.DataFrame(rows)
