@@ -82,7 +82,7 @@ def format_count(value: float, digits: int = 3) -> str:
         if abs(value) >= scale_ * (1 - 0.5 * 10.0**-digits):
             scale, suffix = scale_, suffix_
     scaled = value / scale
-    if abs(scaled) >= 1e4:
+    if abs(scaled) >= 1e4 or 0 < abs(scaled) < 1e-3:
         return f"{scaled:.{digits - 1}e}{suffix}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled)))) if scaled else 0
     text = f"{scaled:.{decimals}f}"

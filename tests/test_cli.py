@@ -167,6 +167,26 @@ def test_every_key_is_an_option_too(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert plan["compute_budgets"] == [1e6]
 
 
+def test_an_unknown_option_gets_the_nearest_key_of_its_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = told(capsys, "plan", "--config", write(tmp_path), "--sweep.lancher", "local")
+    assert code == BAD_INPUT
+    assert "--sweep.lancher" in err
+    assert "did you mean launcher?" in err
+
+
+def test_predict_answers_questions_beside_the_optimum(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = finished / "out"
+    for words in (["--params", "300"], ["--compute", "1e7", "--tokens-per-param", "200"], ["--loss", "6"]):
+        code, text, _ = told(capsys, "predict", out, *words)
+        assert code == GOOD
+        assert "num_params" in text
+    code, _, err = told(capsys, "predict", out, "--params", "300", "--tokens-per-param", "20")
+    assert code == BAD_INPUT
+    assert "--tokens-per-param is asked with --compute" in err
+
+
 def test_configs_are_stacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "preset.yaml").write_text("sweep: {sizes: [5]}\n")
     words = ["--config", write(tmp_path), "--config", tmp_path / "preset.yaml", "--json"]

@@ -60,11 +60,16 @@ def predict(words: list[str]) -> int:
     question = _question(own)
     from flops_fit.api import load
 
-    answer = question(load(own.source))
+    analysis = load(own.source)
+    answer = question(analysis)
     print(json.dumps(answer.to_dict()) if own.json else answer)
     if not own.json:
         for warning in answer.warnings:
-            say(f"warning: {warning.message} [{warning.code}]")
+            if warning not in analysis.warnings:
+                say(f"warning: {warning.message} [{warning.code}]")
+        if analysis.warnings:
+            codes = ", ".join(dict.fromkeys(w.code for w in analysis.warnings))
+            say(f"the fit itself comes with warnings, which `flops-fit analyze` prints: {codes}")
     return GOOD
 
 

@@ -63,7 +63,7 @@ def _nearest(message: str, valid: set[str]) -> str | None:
 
 def _valid_keys(parser: SweepParser, message: str) -> set[str]:
     """Names that could have been meant: the parser's own, those of the classes named, a module's attributes."""
-    group = re.search(r"Group '([^']+)'", message)
+    group = re.search(r"Group '([^']+)'", message) or re.search(r"arguments: --([\w.]+)\.\w+", message)
     names = [action.dest for action in parser._actions if action.dest]
     if group is not None:
         return {name.rpartition(".")[2] for name in names if name.startswith(f"{group[1]}.")}

@@ -137,7 +137,8 @@ def _answered(
     if draws is not None and len(draws):
         laws = ParametricLaw.from_logs(draws)
         laws = laws if keep is None else laws[keep(laws)]
-        ci = {name: percentile_interval(np.asarray(v, float), level) for name, v in answers(laws).items()}
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # a draw may be far out; its rank counts
+            ci = {name: percentile_interval(np.asarray(v, float), level) for name, v in answers(laws).items()}
     plain = {name: (float(low), float(high)) for name, (low, high) in ci.items()}
     return WhatIf(question=question, values=known | values, ci=plain, warnings=(*_about_the_surface(analysis), *notes))
 
