@@ -42,7 +42,7 @@ def for_compute(analysis: ScalingAnalysis, compute_budget: float, level: float) 
         logs["loss"] = (loss.point, loss.quantiles)
     extrapolation = C / analysis.largest_budget
     apart = {a for a, (_, beyond) in disagreement(analysis, C).items() if beyond} if extrapolation > FAR else set()
-    value = {name: float(np.exp(point)) for name, (point, _) in logs.items()}
+    value = {name: _number(point) for name, (point, _) in logs.items()}
     return Prediction(
         compute_budget=C,
         num_params=None if "num_params" in apart else value["num_params"],
@@ -92,19 +92,21 @@ def for_target(analysis: ScalingAnalysis, answer: str, target: float, level: flo
     prediction = for_compute(analysis, float(np.exp(found)), level)
     ends = np.exp([low, high])
     ci = prediction.ci | {"compute_budget": (float(ends[0]), float(ends[1]))}
-    del ci[answer]
+    ci.pop(answer, None)
     if answer == "loss":
         return replace(prediction, loss=float(target), ci=ci)
     # The other factor of the budget follows from the rule, its interval from the budget's.
     N, D = prediction.num_params, prediction.num_tokens
-    if answer == "num_params":
-        N, D = float(target), float(rule.tokens(prediction.compute_budget, target))
-        tokens = rule.tokens(ends, target)
-        ci |= {"num_tokens": (tokens[0], tokens[1]), "tokens_per_param": (tokens[0] / N, tokens[1] / N)}
-    else:
-        sizes = (np.append(ends, prediction.compute_budget) / (rule.k * target)) ** (1 / rule.q)
-        N, D = float(sizes[2]), float(target)
-        ci |= {"num_params": (sizes[0], sizes[1]), "tokens_per_param": (D / sizes[1], D / sizes[0])}
+    # An end that no budget meets is 0 or infinite.
+    with np.errstate(divide="ignore"):
+        if answer == "num_params":
+            N, D = float(target), float(rule.tokens(prediction.compute_budget, target))
+            tokens = rule.tokens(ends, target)
+            ci |= {"num_tokens": (tokens[0], tokens[1]), "tokens_per_param": (tokens[0] / N, tokens[1] / N)}
+        else:
+            sizes = (np.append(ends, prediction.compute_budget) / (rule.k * target)) ** (1 / rule.q)
+            N, D = float(sizes[2]), float(target)
+            ci |= {"num_params": (sizes[0], sizes[1]), "tokens_per_param": (D / sizes[1], D / sizes[0])}
     plain = {name: (float(v[0]), float(v[1])) for name, v in ci.items()}
     return replace(prediction, num_params=N, num_tokens=D, ci=plain)
 
@@ -137,8 +139,16 @@ def _forecast(analysis: ScalingAnalysis, answer: Answer, C: float, level: float)
 
 
 def _interval(log_ends: object) -> tuple[float, float]:
-    low, high = np.exp(np.asarray(log_ends, float))
+    with np.errstate(over="ignore"):
+        low, high = np.exp(np.asarray(log_ends, float))
     return float(low), float(high)
+
+
+def _number(log_value: float) -> float | None:
+    """The value, or None where it is beyond all numbers."""
+    with np.errstate(over="ignore", under="ignore"):
+        value = float(np.exp(log_value))
+    return value if 0 < value < np.inf else None
 
 
 def _methods(analysis: ScalingAnalysis, *, with_loss: bool) -> dict[str, str]:

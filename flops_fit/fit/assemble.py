@@ -150,7 +150,8 @@ def _repetition(rows: Rows, surface: ParametricFit | None) -> RepetitionFit | No
     if surface is None or not repeated.any():
         return None
     known = rows.take(np.isfinite(rows.unique) & (rows.unique > 0))
-    return fit_repetition(known.N, known.D, known.unique, known.L, surface.law)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return fit_repetition(known.N, known.D, known.unique, known.L, surface.law)
 
 
 def _noise(rows: Rows) -> float | None:
@@ -172,7 +173,9 @@ def _frontier(isoflop: IsoflopFit) -> Any:
 
     good = isoflop.optima
     try:
-        return fit_frontier([b.compute_budget for b in good], [b.loss or np.nan for b in good]), None
+        # Losses that are all the same have no R^2.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return fit_frontier([b.compute_budget for b in good], [b.loss or np.nan for b in good]), None
     except FitError as error:
         return None, error.problem
 

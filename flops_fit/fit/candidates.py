@@ -165,9 +165,11 @@ def fit_candidates(
         mean = fit_generalised(N, D, L, parametric)
         forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]), linear=True)
     if parametric is not None:
-        away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
-        near = np.exp(-0.5 * away**2)
-        if near.sum() ** 2 >= _FEWEST_NEAR * (near @ near):
+        # A surface fitted to nonsense may put the optimum beyond all numbers.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
+            near = np.nan_to_num(np.exp(-0.5 * away**2))
+        if near.sum() ** 2 > _FEWEST_NEAR * (near @ near):
             forms["near_optimum"] = _tied(N, D, L, near, n_draws, rng)
     best = Optima.of(isoflop)
     parabola = _parabola(best, n_draws, rng)
@@ -203,7 +205,7 @@ class Optima:
     @classmethod
     def of(cls, isoflop: IsoflopFit) -> Optima:
         """From the parabolas."""
-        good = [b for b in isoflop.optima if (b.log_n_se or 0.0) <= _VAGUE]
+        good = [b for b in isoflop.optima if (b.log_n_se or 0.0) <= _VAGUE and (b.loss or 0.0) > 0]
         loss = np.array([b.loss or np.nan for b in good], float)
         return cls(
             C=np.array([b.compute_budget for b in good], float),

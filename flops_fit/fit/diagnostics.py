@@ -79,10 +79,8 @@ def prediction_warnings(analysis: ScalingAnalysis, C: float, log_size: FloatArra
     if factor > COMPARED_AT:
         yield from _disagreements(analysis, C)
     if len(log_size) > 1 and log_size[-1] - log_size[0] > 2 * np.log(_USELESS):
-        wide = np.exp((log_size[-1] - log_size[0]) / 2)
-        yield Warning_(
-            "size_uncertain_here", f"the best size at {format_flops(C)} FLOPs is known to a factor {wide:.2g}"
-        )
+        said = f"the best size at {format_flops(C)} FLOPs is known to a factor {_factor(log_size)}"
+        yield Warning_("size_uncertain_here", said)
 
 
 def disagreement(analysis: ScalingAnalysis, C: float, level: float = 0.95) -> dict[Answer, tuple[float, bool]]:
@@ -120,6 +118,12 @@ def _parabola_bias(analysis: ScalingAnalysis) -> ParabolaBias | None:
     r = analysis.rows
     used = np.isin(r.budget, [b.compute_budget for b in analysis.isoflop.optima])
     return parabola_bias(analysis.parametric.law, r.N, r.D, r.C, np.where(used, r.budget, np.nan))
+
+
+def _factor(log_ends: FloatArray) -> str:
+    """Half an interval of a log, as the factor either way."""
+    half = float(log_ends[-1] - log_ends[0]) / 2
+    return f"{np.exp(half):.2g}" if half < np.log(1e6) else "a million and more"
 
 
 def is_trustworthy(analysis: ScalingAnalysis) -> bool:
@@ -205,10 +209,8 @@ def _methods(analysis: ScalingAnalysis) -> Iterator[Warning_]:
     yield from _disagreements(analysis, C)
     told = analysis.combination.forecast("num_params", C, (0.025, 0.975))
     if told is not None and told.quantiles[1] - told.quantiles[0] > 2 * np.log(_USELESS):
-        wide = np.exp((told.quantiles[1] - told.quantiles[0]) / 2)
-        yield Warning_(
-            "size_uncertain", f"the best size at {format_flops(C)} FLOPs is known to a factor {wide:.2g} only"
-        )
+        wide = _factor(told.quantiles)
+        yield Warning_("size_uncertain", f"the best size at {format_flops(C)} FLOPs is known to a factor {wide} only")
     if SURFACE not in analysis.combination.forms:
         yield Warning_("no_surface", f"no surface was fitted: {analysis.missing.get('parametric', 'too few runs')}")
 

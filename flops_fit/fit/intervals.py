@@ -17,6 +17,8 @@ Intervals = dict[str, tuple[float, float]]
 _SHIFTED: Final = 2.0
 
 
+# An end that the runs do not bound is infinite.
+@np.errstate(over="ignore")
 def law_intervals(analysis: ScalingAnalysis, level: float = 0.95) -> dict[str, Intervals]:
     """Intervals by group: "parametric" (E, A, B, alpha, beta, a, b), "N_opt", "D_opt" and "L_opt".
 

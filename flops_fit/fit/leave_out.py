@@ -71,11 +71,14 @@ def _rows(
 ) -> list[LeftOut]:
     laws = ParametricLaw.from_logs(theta)
     exponents, _ = laws.exponents(rule)
-    N, D = laws.optimum(C, rule)
-    columns = zip(values, counts, exponents, N, laws.loss(N, D), strict=True)
+    # What is left may not determine the surface at all.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        N, D = laws.optimum(C, rule)
+        loss = laws.loss(N, D)
+    columns = zip(values, counts, exponents, N, loss, strict=True)
     return [
-        LeftOut(what=what, value=float(v), n_runs=int(n), exponent=float(a), num_params=float(size), loss=float(loss))
-        for v, n, a, size, loss in columns
+        LeftOut(what=what, value=float(v), n_runs=int(n), exponent=float(a), num_params=float(size), loss=float(at))
+        for v, n, a, size, at in columns
     ]
 
 

@@ -6,9 +6,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from flops_fit.units import format_count, format_flops
 
 SCHEMA_VERSION = 1
+
+
+def finite(value: Any) -> Any:
+    """A tree of plain types without NaN and infinity, which JSON does not have: None in their place."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +72,27 @@ class Prediction:
     @property
     def tokens_per_param(self) -> float | None:
         """D / N."""
-        if self.num_params is None or self.num_tokens is None:
+        if not self.num_params or self.num_tokens is None:
             return None
         return self.num_tokens / self.num_params
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as ``predict --json`` prints them."""
-        return {
+        """Plain types, as ``predict --json`` prints them; None is also an end that the runs do not bound."""
+        document = {
             "schema_version": SCHEMA_VERSION,
             "compute_budget": self.compute_budget,
             "num_params": self.num_params,
             "num_tokens": self.num_tokens,
             "loss": self.loss,
             "tokens_per_param": self.tokens_per_param,
-            # JSON has no infinity: None is an end that the runs do not bound.
-            "ci": {name: [v if math.isfinite(v) else None for v in ends] for name, ends in self.ci.items()},
+            "ci": dict(self.ci),
             "level": self.level,
             "extrapolation": self.extrapolation,
             "methods": dict(self.methods),
             "unit": self.unit,
             "warnings": [w.to_dict() for w in self.warnings],
         }
+        return dict(finite(document))
 
     def __str__(self) -> str:
         def said(name: str, value: float | None, form: Any) -> str:

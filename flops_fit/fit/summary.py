@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from flops_fit.fit.diagnostics import irreducible_loss
-from flops_fit.fit.prediction import SCHEMA_VERSION
+from flops_fit.fit.prediction import SCHEMA_VERSION, finite
 
 if TYPE_CHECKING:
     from flops_fit.fit.analysis import ScalingAnalysis
@@ -18,17 +15,7 @@ if TYPE_CHECKING:
 
 def summarise(analysis: ScalingAnalysis) -> dict[str, Any]:
     """The analysis in plain types, full precision; None for what is no finite number."""
-    return _finite(_document(analysis))  # type: ignore[no-any-return]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(_document(analysis))  # type: ignore[no-any-return]
 
 
 def _document(analysis: ScalingAnalysis) -> dict[str, Any]:

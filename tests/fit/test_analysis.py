@@ -213,3 +213,24 @@ def test_hidden_largest_budgets_are_foretold_within_their_intervals(published, n
     assert log_ratio(told.num_params, truth.num_params) < 0.2
     assert told.ci["loss"][0] < truth.loss < told.ci["loss"][1]
     assert told.ci["num_params"][0] < truth.num_params < told.ci["num_params"][1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_table_is_answered_in_strict_json_or_refused_in_words(seed):
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(2, 30))
+    table = pd.DataFrame({"num_params": 10 ** rng.uniform(3, 11, k), "num_tokens": 10 ** rng.uniform(4, 13, k)})
+    noise = rng.choice([0.0, 0.05, 0.5]) * rng.standard_normal(k)
+    table["loss"] = LAW.loss(table.num_params, table.num_tokens) * np.exp(noise)
+    if seed % 3 == 0:
+        table["loss"] = rng.uniform(0.1, 10, k)
+    if seed % 4 == 0:
+        table["compute_budget"] = 1e18
+    try:
+        found = analyze_runs(table, n_bootstrap=20)
+    except FitError as error:
+        assert error.hint
+    else:
+        json.dumps(found.to_dict(), allow_nan=False)
+        for C in (1e10, found.largest_budget, 1e30):
+            json.dumps(found.predict(C).to_dict(), allow_nan=False)
