@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,13 +158,16 @@ def train_study(
         train_run(run, experiments[run.run_id], run_parts(study.recipe, facts))
 
     is_inline = config is None or study.config.launcher == "inline"
-    launcher: Launcher = InlineLauncher(train) if is_inline else LocalLauncher(_ENTRY, study.config.jobs)
-    devices = _devices(study.recipe.trainer())
+    trainer = study.recipe.trainer()
+    devices = _devices(trainer)
     if is_inline and devices > 1:
         raise PlanError(
             f"{devices} devices a run need processes of their own, and this sweep is trained inline",
             hint="use launcher: local, with model, loss and data that can be imported",
         )
+    launcher: Launcher = InlineLauncher(train)
+    if not is_inline:
+        launcher = LocalLauncher(_ENTRY, study.config.jobs, devices=devices, gpus=_gpus(trainer))
     return run_sweep(
         sweep,
         study.plan.experiments,
@@ -179,6 +183,16 @@ def _devices(trainer: dict[str, Any]) -> int:
     if isinstance(devices, (list, tuple)):
         return len(devices)
     return int(devices) if str(devices).lstrip("-").isdigit() and int(devices) > 0 else 1
+
+
+def _gpus(trainer: dict[str, Any]) -> list[str]:
+    """Ids of the NVIDIA GPUs that runs may use, one run (or one group) each; none where runs train elsewhere."""
+    import torch
+
+    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
 def write_sweep_yaml(study: Study, text: str) -> None:

@@ -1,8 +1,8 @@
 """A process with torch loaded that forks one child a run.
 
-Reads the folder of a run, as a line of JSON, from standard input, and writes a line when that run's process has ended.
-At the end of its input it asks the children still running to save and stop. It never trains and never touches a
-device itself, so that forking it is safe.
+Reads the folder of a run and variables for it, as a line of JSON, from standard input, and writes a line when that
+run's process has ended. At the end of its input it asks the children still running to save and stop. It never trains
+and never touches a device itself, so that forking it is safe.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ def serve(main: Callable[[str], int]) -> None:
                     os.kill(pid, signal.SIGTERM)
             *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
-                run = json.loads(line)
+                order = json.loads(line)
                 pid = os.fork()
                 if pid == 0:
                     os.close(wake_read)
                     os.close(wake_write)
-                    _child(run, main)
-                children[pid] = run
+                    os.environ.update(order["environment"])
+                    _child(order["run"], main)
+                children[pid] = order["run"]
         if wake_read in ready:
             os.read(wake_read, 1 << 12)
             while children:

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,44 +79,55 @@ class LocalLauncher:
 
     Args:
         entry: ``module:function`` that trains the run in a folder, for the server to import.
-        slots: Runs at a time; None for one a core.
+        slots: Runs at a time; None for as many as the GPUs, or else the cores, have room for.
+        devices: Processes, or GPUs, that train one run.
+        gpus: Their ids, as CUDA_VISIBLE_DEVICES names them; each slot sees only its own. Without any, none is hidden.
     """
 
-    def __init__(self, entry: str, slots: int | None = None) -> None:
+    def __init__(self, entry: str, slots: int | None = None, *, devices: int = 1, gpus: Sequence[str] = ()) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.entry, self.slots = entry, slots or cores
-        self.threads = max(1, cores // self.slots)
+        groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
+        self.entry, self.slots = entry, slots or len(groups) or max(1, cores // devices)
+        self.threads = max(1, cores // (self.slots * devices))
+        self._lent = [{"CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} if groups else {} for i in range(self.slots)]
 
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         waiting, stop = list(jobs), False
-        running: dict[str, Job] = {}
+        free = list(self._lent)
+        running: dict[str, tuple[Job, dict[str, str]]] = {}
         server = _ForkServer(self.entry, self._environment(self.threads)) if any(j.devices == 1 for j in jobs) else None
         fresh: dict[str, subprocess.Popen[bytes]] = {}
         try:
             while running or (waiting and not stop):
-                while waiting and not stop and len(running) < self.slots:
-                    job = waiting.pop(0)
-                    running[job.run.run_id] = job
+                while waiting and not stop and free:
+                    job, lent = waiting.pop(0), free.pop(0)
+                    running[job.run.run_id] = job, lent
                     if job.devices == 1 and server is not None:
-                        server.start(job.run)
+                        server.start(job.run, lent)
                     else:
-                        fresh[job.run.run_id] = self._start_fresh(job)
+                        fresh[job.run.run_id] = self._start_fresh(job, lent)
+                if server is None:
+                    time.sleep(_POLL_SECONDS)
                 ended = server.ended(_POLL_SECONDS) if server is not None else []
                 ended += [name for name, process in fresh.items() if process.poll() is not None]
                 for name in ended:
                     fresh.pop(name, None)
-                    stop = on_done(running.pop(name)) or stop
+                    job, lent = running.pop(name)
+                    free.append(lent)
+                    stop = on_done(job) or stop
                 poll()
         finally:
             for process in fresh.values():
                 process.terminate()
+            for process in fresh.values():
+                process.wait()
             if server is not None:
                 server.close()
 
-    def _start_fresh(self, job: Job) -> subprocess.Popen[bytes]:
+    def _start_fresh(self, job: Job, lent: dict[str, str]) -> subprocess.Popen[bytes]:
         with open(job.run.log, "ab") as log:
             command = [sys.executable, "-m", "flops_fit", "run", str(job.run.path)]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment(self.threads))
+            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment(self.threads) | lent)
 
     @staticmethod
     def _environment(threads: int) -> dict[str, str]:
@@ -139,11 +151,12 @@ class _ForkServer:
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._buffer = b""
 
-    def start(self, run: RunDirectory) -> None:
-        """Fork a process for a run."""
+    def start(self, run: RunDirectory, environment: dict[str, str]) -> None:
+        """Fork a process for a run, with variables of its own."""
         assert self._process.stdin is not None
+        order = {"run": str(Path(run.path).resolve()), "environment": environment}
         try:
-            self._process.stdin.write(json.dumps(str(Path(run.path).resolve())).encode() + b"\n")
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None

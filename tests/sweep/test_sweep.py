@@ -155,6 +155,36 @@ def test_threads_are_shared_between_slots() -> None:
     assert LocalLauncher("", 1).threads == cores
 
 
+def test_every_slot_sees_its_own_gpus() -> None:
+    def seen(launcher: LocalLauncher) -> list[str]:
+        return [lent["CUDA_VISIBLE_DEVICES"] for lent in launcher._lent]
+
+    assert seen(LocalLauncher("", gpus=["0", "1", "2", "3"])) == ["0", "1", "2", "3"]
+    assert seen(LocalLauncher("", devices=2, gpus=["0", "1", "2", "3", "4"])) == ["0,1", "2,3"]
+    assert seen(LocalLauncher("", 3, gpus=["GPU-a", "GPU-b"])) == ["GPU-a", "GPU-b", "GPU-a"]
+    assert LocalLauncher("", 2)._lent == [{}, {}]
+
+
+def test_what_is_lent_to_a_slot_reaches_its_process(tmp_path: Path) -> None:
+    entry = tmp_path / "entry.py"
+    entry.write_text(
+        "import os\nfrom pathlib import Path\n\n\ndef main(run):\n"
+        "    Path(run, 'seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n    return 0\n"
+    )
+    jobs = [Job(run=SweepDirectory(tmp_path).run(name), flops=1.0) for name in "abc"]
+    for job in jobs:
+        job.run.create()
+    launcher = LocalLauncher("entry:main", gpus=["7", "9"])
+    ended: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        launcher.run(jobs, lambda job: bool(ended.append(job.run.run_id)), lambda: None)
+    assert sorted(ended) == ["a", "b", "c"]
+    seen = {job.run.run_id: (job.run.path / "seen").read_text() for job in jobs}
+    assert {seen["a"], seen["b"]} == {"7", "9"}
+    assert seen["c"] in ("7", "9")
+
+
 def test_a_child_does_not_take_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "1234")
