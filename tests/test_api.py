@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import flops_fit
 from flops_fit import DataError, PlanError, Result, RunError, SweepPlan, find_optimal
 
-BUDGETS = [1e6, 3e6, 1e7]
+BUDGETS = [5e5, 1.5e6, 5e6]
 
 
 def sweep(output_dir: Path, **changes: object) -> Result | SweepPlan:
@@ -41,18 +41,18 @@ def test_a_result_answers_with_a_table_predictions_and_figures(tmp_path: Path) -
     table = result.chinchilla_table()
     first = ["compute_budget", "num_params", "num_tokens", "loss", "tokens_per_param"]
     assert list(table.columns[:5]) == first
-    assert table["compute_budget"].tolist() == [*BUDGETS, 1e8, 1e9]
+    assert table["compute_budget"].tolist() == [*BUDGETS, 5e7, 5e8]
     assert table["extrapolated"].tolist() == [False, False, False, True, True]
-    prediction = result.predict(1e8)
+    prediction = result.predict(5e7)
     assert prediction.extrapolation == pytest.approx(10)
-    assert result.predict("100 MFLOP") == prediction
+    assert result.predict("50 MFLOP") == prediction
     low, high = prediction.ci["num_params"]
     assert low < prediction.num_params < high
     assert result.plan is not None
-    assert result.plan.num_experiments == 11
+    assert result.plan.num_experiments == 12
     assert len(result.plot()) >= 3
     again = flops_fit.analyze(tmp_path / "out")
-    assert again.predict(1e8).num_params == prediction.num_params
+    assert again.predict(5e7).num_params == prediction.num_params
     best = result.analysis.runs.groupby("compute_budget")["loss"].min()
     assert (np.diff(best) < 0).all()
 

@@ -140,6 +140,7 @@ def test_progress_counts_compute_and_expects_an_end(tmp_path: Path) -> None:
     assert any(p.seconds_left is not None and p.seconds_left > 0 for p in seen[1:-1])
 
 
+@pytest.mark.slow
 def test_processes_give_the_numbers_of_this_process(finished: Path, tmp_path: Path) -> None:
     outcome = train_study(study(tmp_path / "out", [1e6], launcher="local", jobs=2))
     assert outcome.counts == {RunState.COMPLETED: 3}
