@@ -293,9 +293,16 @@ def _groups(N: ArrayLike, D: ArrayLike, L: ArrayLike, budget: ArrayLike, log_los
     for C in np.unique(budget[np.isfinite(budget)]):
         rows = np.flatnonzero(budget == C)
         rows = rows[np.argsort(log_N[rows], kind="stable")]
-        first_of_size = np.flatnonzero(np.diff(log_N[rows], prepend=-np.inf) > _SAME_SIZE)
-        groups.append(_Group(float(C), rows, first_of_size, log_N[rows], log_D[rows], y[rows]))
+        groups.append(_Group(float(C), rows, _first_of_size(log_N[rows]), log_N[rows], log_D[rows], y[rows]))
     return groups
+
+
+def _first_of_size(log_N: FloatArray) -> NDArray[np.intp]:
+    """Where each size begins among ascending log N: as wide as one size may be, however many runs lie in between."""
+    first = [0]
+    while (after := int(np.searchsorted(log_N, log_N[first[-1]] + _SAME_SIZE, side="right"))) < len(log_N):
+        first.append(after)
+    return np.asarray(first, np.intp)
 
 
 def _solve(group: _Group, w: FloatArray) -> _Solved:

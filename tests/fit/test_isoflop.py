@@ -122,6 +122,13 @@ def test_every_budget_says_why_it_has_no_optimum():
     assert not ok.argmin_at_edge
 
 
+def test_neighbouring_sizes_are_not_one_size_for_being_many():
+    N, D, L, C = sweep(SYMMETRIC, width=4, sizes=501)
+    fit = fit_isoflop(N, D, L, C)
+    assert all(budget.status is BudgetStatus.OK for budget in fit.budgets)
+    assert all(budget.n_sizes > 100 for budget in fit.budgets)
+
+
 def test_runs_of_no_group_are_left_alone():
     N, D, L, C = sweep(CHINCHILLA, width=4, noise=0.002)
     strange = np.append(C, np.nan)
