@@ -56,9 +56,9 @@ def read_table(
     one is there are left out, each with its reason. Everything else that cannot be a run is an error that names every
     such row, because only its owner can say what was meant: text, blanks, NaN, infinity, zero or less as N, D, C or
     loss. A diverged run is therefore left out where the table has a state that says so, and an error where it does not.
-    Rows are repeated when run, N, D, loss and seed agree, or everything but the name, or N, D, seed and a
-    loss of more than four digits (another name for the same run). Checkpoints are rows with one run_id, N, seed and
-    budget and different D.
+    Rows are repeated when run, N, D, loss and seed agree; where runs have no names, when every column does, or N, D,
+    seed and a loss of more than four digits. Runs of different names that agree in N, D and loss are kept, and
+    mentioned. Checkpoints are rows with one run_id, N, seed and budget and different D.
 
     Args:
         source: A path, "-" for standard input, an open text file, or a frame. The format is told by the content.

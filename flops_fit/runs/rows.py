@@ -70,7 +70,7 @@ class Table:
         tables = {}
         for value, group in rows.groupby(name, sort=False, dropna=False):
             runs = group.loc[group["reason"].isna() | (group["reason"] == _REPEATED), names]
-            runs = runs[~repeats(runs)]
+            runs = runs[~repeats(runs, named="run_id" in self.mapping)]
             if len(runs):
                 others = group.drop(runs.index)
                 label = "(none)" if pd.isna(value) else str(value)
@@ -99,7 +99,7 @@ def table_of_runs(
     """
     reason = pd.Series(unfinished(states), index=frame.index, dtype=object)
     runs = frame[reason.isna()]
-    reason[runs.index[repeats(runs)]] = _REPEATED
+    reason[runs.index[repeats(runs, named=named)]] = _REPEATED
     if named:
         runs = frame[reason.isna()]
         early = runs[before_the_end(runs)]
@@ -111,6 +111,8 @@ def table_of_runs(
     if "state" in runs:
         # One word for done, whatever theirs was; that a run was simulated stays visible.
         runs["state"] = ["simulated" if squeeze(str(s)) == "simulated" else "completed" for s in runs["state"]]
+    if named and (again := runs.duplicated(_outcome(runs)).sum()):
+        notes = [*notes, f"{again} runs have N, D and loss of another run under another name; they are kept as runs"]
     if (shared := runs["run_id"].duplicated(keep=False)).any():
         notes = [*notes, f"{shared.sum()} runs share their names; their place in the table tells them apart"]
         runs["run_id"] = runs["run_id"].where(~shared, runs["run_id"] + " (" + place[kept].reset_index(drop=True) + ")")
@@ -130,21 +132,26 @@ def unfinished(states: Sequence[Any] | pd.Series) -> list[str | None]:
     return [verdict(state) for state in states]
 
 
-def repeats(frame: pd.DataFrame) -> pd.Series:
+def repeats(frame: pd.DataFrame, *, named: bool) -> pd.Series:
     """Rows that are a run again: all but the first.
 
-    Equal are run, N, D, loss and seed; or all but the name; or N, D, seed and a loss of more than four
-    digits: two runs may well share 2.31, sixteen equal digits are one run under two names.
+    With names, rows of one name and equal N, D, loss and seed: another name is taken at its word. Without, rows equal
+    in every column, or in N, D, seed and a loss of more than four digits: two runs may well share 2.31, sixteen equal
+    digits are one run listed twice.
     """
-    key = [c for c in ("num_params", "num_tokens", "loss", "seed") if c in frame]
+    key = _outcome(frame)
+    if named:
+        return frame.duplicated(["run_id", *key])
     loss = frame["loss"].to_numpy(float)
     with np.errstate(all="ignore"):  # a loss of 1e-320 has no fourth digit
         digits = loss / 10.0 ** (np.floor(np.log10(loss)) - 3)
         long = np.abs(digits - np.round(digits)) > 1e-6
     # Cells of any kind, compared as they print.
-    rest = [c for c in frame if c not in key and c != "run_id"]
-    printed = frame[key].assign(rest=pd.util.hash_pandas_object(frame[rest].astype(str), index=False))
-    return frame.duplicated([*key, "run_id"]) | (frame.duplicated(key) & long) | printed.duplicated()
+    return frame.drop(columns="run_id").astype(str).duplicated() | (frame.duplicated(key) & long)
+
+
+def _outcome(frame: pd.DataFrame) -> list[str]:
+    return [c for c in ("num_params", "num_tokens", "loss", "seed") if c in frame]
 
 
 def before_the_end(frame: pd.DataFrame) -> pd.Series:
