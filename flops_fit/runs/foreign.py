@@ -252,10 +252,12 @@ def _complete(
 
 def _compare_budgets(values: dict[str, NDArray[np.float64]], finished: NDArray[np.bool_], notes: list[str]) -> None:
     """Say where budgets are not the compute of their runs: then they are labels, counted otherwise."""
-    ratio = (values["compute_budget"] / values["flops"])[finished]
-    ratio = ratio[np.isfinite(ratio)]
-    if len(ratio) and abs(np.log(np.median(ratio))) > 0.1:
-        notes.append(f"compute_budget is about {np.median(ratio):.2g} times the flops of its runs: counted otherwise?")
+    with np.errstate(invalid="ignore", divide="ignore"):  # a ratio may be beyond all numbers; its logarithm is not
+        logs = (np.log(values["compute_budget"]) - np.log(values["flops"]))[finished]
+    logs = logs[np.isfinite(logs)]
+    if len(logs) and abs(np.median(logs)) > 0.1:
+        ratio = 10 ** (np.median(logs) / np.log(10)) if abs(np.median(logs)) < 700 else np.inf
+        notes.append(f"compute_budget is about {ratio:.2g} times the flops of its runs: counted otherwise?")
 
 
 def _convert_loss(
