@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flops_fit.laws import FloatArray
-from flops_fit.units import format_count
+from flops_fit.units import format_count, format_flops
 
 # Okabe and Ito's colours, told apart by every common kind of colour vision.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
@@ -114,10 +114,14 @@ def count_axis(ax: Axes, which: str, quantity: str, unit: str) -> None:
     axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     axis.set_label_text(axis_label(quantity, unit))
-    if quantity == "flops":
-        return
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
     decades = np.log10(high / low)
+    if quantity == "flops":
+        axis.set_minor_formatter(NullFormatter())  # on a short axis they would stand on each other
+        if decades < 1.7:
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=20))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
+        return
     steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
     axis.set_major_locator(
         LogLocator(subs=steps if decades > 0.5 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), numticks=20)
