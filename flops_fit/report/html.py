@@ -140,8 +140,8 @@ def render_page(analysis: ScalingAnalysis, drawn: list[Figure], *, command: str 
         why=escape(analysis.headline.why),
         warnings=warnings,
         answers=_table(answer_table(analysis)),
-        holdout=escape(holdout_line(analysis)).capitalize(),
-        candidates_say=CANDIDATES_SAY.capitalize(),
+        holdout=escape(_sentence(holdout_line(analysis))),
+        candidates_say=_sentence(CANDIDATES_SAY),
         candidates=_table(candidate_table(analysis)),
         figures=pictures,
         parameters=_table(parameter_table(analysis)),
@@ -149,6 +149,11 @@ def render_page(analysis: ScalingAnalysis, drawn: list[Figure], *, command: str 
         excluded="" if excluded.empty else f"<h2>Left out</h2>\n{_table(excluded)}",
         checklist=audit,
     )
+
+
+def _sentence(text: str) -> str:
+    """With a capital first letter; N_opt and FLOPs stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _save_figures(drawn: list[Figure], folder: Path) -> None:
