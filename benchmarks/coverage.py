@@ -73,7 +73,7 @@ def coverage(law: ParametricLaw, noise: str, sweeps: int, draws: int, seed: int 
         analysis = analyze_runs(draw_sweep(law, noise, rng), n_bootstrap=draws, seed=i)
         for quantity, (truth, intervals) in stated(analysis, law).items():
             inside = [low <= truth <= high for low, high in intervals]
-            rows.append((quantity, *inside, np.log(intervals[-1][1] / intervals[-1][0])))
+            rows.append((quantity, *inside, _log_width(*intervals[-1])))
         rows.append(("combination used", *[analysis.headline.method != "surface"] * 2, np.nan))
     frame = pd.DataFrame(rows, columns=["quantity", "in80", "in95", "width95"])
     grouped = frame.groupby("quantity", sort=False)
@@ -84,6 +84,10 @@ def coverage(law: ParametricLaw, noise: str, sweeps: int, draws: int, seed: int 
             "width95": grouped["width95"].median(),
         }
     )
+
+
+def _log_width(low: float, high: float) -> float:
+    return float(np.log(high / low)) if low > 0 else float("inf")  # an irreducible loss may reach down to 0
 
 
 def main() -> None:
