@@ -257,11 +257,25 @@ def find_optimal(
         return study.plan
     for warning in study.plan.warnings:
         logger.warning("%s", warning)
-    outcome = train_study(study)
+    outcome = train_study(study, on_progress=_ProgressLog())
     try:
         return dataclasses.replace(analyze(config.output_dir), plan=study.plan)
     except FitError as error:
         raise _explained(error, study, outcome) from error
+
+
+class _ProgressLog:
+    """Logs every tenth of the compute: ``logging.basicConfig(level=logging.INFO)`` shows it."""
+
+    def __init__(self) -> None:
+        self._tenths = -1
+
+    def __call__(self, progress: Progress) -> None:
+        tenths = int(10 * progress.done_flops / progress.total_flops)
+        if tenths > self._tenths:
+            self._tenths = tenths
+            completed = sum(n for state, n in progress.counts.items() if state.value == "completed")
+            logger.info("%d of %d runs, %d %% of the compute", completed, progress.total_runs, 10 * tenths)
 
 
 def _flops(value: float | str) -> Flops:

@@ -57,6 +57,14 @@ def test_a_result_answers_with_a_table_predictions_and_figures(tmp_path: Path) -
     assert (np.diff(best) < 0).all()
 
 
+def test_progress_is_logged_for_those_who_listen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="flops_fit.api"):
+        sweep(tmp_path / "out", compute_budgets=[4e5, 8e5], sizes=[3, 4, 5])
+    told = [r.message for r in caplog.records if "of the compute" in r.message]
+    assert told[0] == "0 of 6 runs, 0 % of the compute"
+    assert told[-1] == "6 of 6 runs, 100 % of the compute"
+
+
 def test_the_held_out_part_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plan = sweep(tmp_path / "out", train=False)
     assert any("every 20th sample is held out" in w for w in plan.warnings)

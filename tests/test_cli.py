@@ -244,6 +244,21 @@ def test_a_bad_config_gets_one_message_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_users_own_code_raises_is_told_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write(tmp_path, {"data.class_path": "toy.BrokenModule"})
+    code, out, err = told(capsys, "fit", "--config", config)
+    assert (code, out) == (BAD_INPUT, "")
+    assert "ZeroDivisionError: no shards in the bucket" in err
+    assert "toy.py, line" in err
+    assert "in setup" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("FLOPS_FIT_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["fit", "--config", str(config)])
+
+
 def test_an_output_dir_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = told(capsys, "fit", "--config", write(tmp_path, {"sweep.output_dir": str(tmp_path / "file" / "x")}))

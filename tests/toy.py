@@ -79,6 +79,13 @@ class Module(pl.LightningDataModule):
         return DataLoader(regression(256, seed=1), batch_size=64)
 
 
+class BrokenModule(Module):
+    """Fails where only its author can mend it."""
+
+    def setup(self, stage: str) -> None:
+        raise ZeroDivisionError("no shards in the bucket")
+
+
 class Words(Dataset):
     """Random token ids: inputs of rank 2 once batched."""
 

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from flops_fit.errors import FlopsFitError
@@ -52,9 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, `| head` for example
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
-    except OSError as error:
-        print(f"flops-fit: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+    except Exception as error:  # a model's, a data set's, a disk's; or ours
+        if os.environ.get("FLOPS_FIT_TRACEBACK"):
+            raise
+        print(f"flops-fit: error: {_told(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _told(error: Exception) -> str:
+    """What no part of flops-fit expected: what, where, and how to see more."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {error}\n  raised in {place.filename}, line {place.lineno}, in {place.name}"
+        "\n\nhint: with FLOPS_FIT_TRACEBACK=1 in the environment the whole traceback is shown"
+    )
 
 
 def _help() -> str:
