@@ -28,6 +28,11 @@ HUBER_EFFICIENT: Final = 1.345
 # Losses are rarely written with more than seven digits: an adaptive delta below this would fit rounding.
 SMALLEST_DELTA: Final = 1e-7
 
+# With fewer runs than this inside delta the sum has hardly any curvature and many shallow minima; the search is then
+# started again from so many resamples.
+_CURVED: Final = 20
+_SHAKES: Final = 16
+
 # Standard deviation of a normal distribution over its median absolute deviation.
 MAD_TO_SD: Final = 1.4826
 
@@ -143,6 +148,8 @@ def fit_parametric(
     objective = Objective(runs=runs, delta=delta, linear=loss_kind == "linear", tied=tied)
     q = grid_starts(runs, w, tied=tied) if start is None else runs.coordinates(np.atleast_2d(np.asarray(start, float)))
     q, value, converged = _polish(objective, q, w)
+    if start is None and not adaptive and (np.abs(_log_residuals(runs, q)) <= delta).sum() < _CURVED:
+        q, value, converged = _shaken(objective, q, w)
     if adaptive:
         scale = robust_scale(_log_residuals(runs, q), w, 4 if tied else 5)
         objective = replace(objective, delta=max(HUBER_EFFICIENT * scale, SMALLEST_DELTA))
@@ -237,6 +244,16 @@ def _polish(objective: Objective, q: FloatArray, w: FloatArray) -> tuple[FloatAr
     q, value, converged = minimise(objective, q, np.broadcast_to(w, (len(q), w.size)))
     best = int(np.argmin(value))
     return q[best], float(value[best]), bool(converged[best])
+
+
+def _shaken(objective: Objective, q: FloatArray, w: FloatArray) -> tuple[FloatArray, float, bool]:
+    """The lowest minimum near q, shape (5,), where the loss is nearly absolute and so has many shallow ones.
+
+    The optima of resampled runs lie about as far from each other as the scatter can move one; each is a start.
+    """
+    resampled = np.random.default_rng(0).multinomial(w.size, np.full(w.size, 1 / w.size), size=_SHAKES) * w
+    starts, _, _ = minimise(objective, np.tile(q, (_SHAKES, 1)), resampled)
+    return _polish(objective, np.vstack([q, starts[np.isfinite(starts).all(axis=1)]]), w)
 
 
 def _log_residuals(runs: Runs, q: FloatArray) -> FloatArray:

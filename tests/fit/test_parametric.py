@@ -1,4 +1,6 @@
 import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -134,7 +136,8 @@ def test_no_rival_start_finds_a_lower_objective():
 
 @pytest.mark.slow
 def test_no_rival_start_finds_a_lower_objective_in_480_fits():
-    assert worst_gap_to_rivals(240, seed=11) < 1e-6
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert max(pool.map(worst_gap_to_rivals, [120, 120], [11, 12])) < 1e-6
 
 
 @pytest.mark.parametrize("seed", range(4))
