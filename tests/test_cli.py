@@ -144,8 +144,11 @@ def test_the_table_of_a_sweep_can_be_analysed_anywhere(finished: Path, capsys: p
 
 
 @pytest.mark.slow
-def test_report_goes_where_it_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = told(capsys, "report", finished / "out", "--output", tmp_path / "page")
+def test_report_goes_where_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(N, D, 1.8 + 480 / N**0.35 + 2100 / D**0.37) for N in (1e8, 3e8, 1e9) for D in (2e9, 6e9, 2e10)]
+    lines = [f"{N},{D},{loss}" for N, D, loss in rows]
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n" + "\n".join(lines) + "\n")
+    code, out, _ = told(capsys, "report", tmp_path / "runs.csv", "--output", tmp_path / "page")
     assert code == GOOD
     assert Path(out.strip()) == tmp_path / "page" / "report.html"
     assert (tmp_path / "page" / "report.html").exists()
