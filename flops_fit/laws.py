@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
-Number = float | FloatArray
 
 
 def _quiet(array: Any) -> Any:

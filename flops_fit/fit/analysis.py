@@ -109,8 +109,10 @@ class ScalingAnalysis:
     @property
     def draws(self) -> FloatArray | None:
         """Draws of the surface's (log A, alpha, log B, beta, log E), shape (draws, 5); None without a surface."""
-        form = self.combination.forms.get("surface")
-        return None if form is None else form.theta[1:, :5]  # type: ignore[union-attr]
+        from flops_fit.fit.candidates import SURFACE, SurfaceForm
+
+        form = self.combination.forms.get(SURFACE)
+        return form.theta[1:, :5] if isinstance(form, SurfaceForm) else None
 
     @property
     def trustworthy(self) -> bool:

@@ -244,7 +244,7 @@ def _solve(
     gamma = np.broadcast_to(gamma, rss.shape)
     rss, l_inf, k, gamma = (np.take_along_axis(v, best, axis=1)[:, 0] for v in (rss, l_inf, k, gamma))
     fine = np.isfinite(rss) & (n[:, 0] >= (3 if given is None and prior is None else 2))
-    return tuple(np.where(fine, v, np.nan) for v in (l_inf, k, gamma))  # type: ignore[return-value]
+    return np.where(fine, l_inf, np.nan), np.where(fine, k, np.nan), np.where(fine, gamma, np.nan)
 
 
 class _Profile:

@@ -16,7 +16,7 @@ from flops_fit.errors import FitError
 from flops_fit.fit.budgets import fit_compute_rule
 from flops_fit.fit.frontier import fit_frontier
 from flops_fit.fit.parabola import BoolArray, Parabolas, fit_parabolas
-from flops_fit.fit.powerlaw import PowerLawFit, fit_power_law, log_log_line
+from flops_fit.fit.powerlaw import PowerLawFit, fit_power_law
 from flops_fit.laws import FloatArray, ParametricLaw
 
 # Sizes closer than this are one size, read off a figure twice [log N].
@@ -110,11 +110,6 @@ class ParabolaBias:
     d_exponent: float
     n_budgets: int
 
-    @property
-    def log_n_per_decade(self) -> float:
-        """How much ``log_n`` grows with each factor 10 beyond the largest budget."""
-        return float(self.n_exponent * np.log(10))
-
     def log_n_at(self, C: ArrayLike) -> FloatArray:
         """log of the parabolas' N_opt over the surface's at C FLOPs."""
         return np.asarray(self.log_n + self.n_exponent * np.log(np.asarray(C, float) / self.compute_budget))
@@ -190,42 +185,6 @@ def align_to_budgets(
     slope = frontier.exponent * (frontier(middle) - frontier.offset)
     share = np.exp(log_step / (1 + fit_compute_rule(N, D, C).q))
     return N * share, D * share, L + slope * log_step
-
-
-def bootstrap_isoflop(
-    N: ArrayLike, D: ArrayLike, L: ArrayLike, budget: ArrayLike, W: ArrayLike, *, log_loss: bool = False
-) -> dict[str, FloatArray]:
-    """Refit parabolas and power laws under many weight vectors at once.
-
-    Args:
-        N: Parameters of each run, shape (runs,).
-        D: Tokens.
-        L: Loss.
-        budget: The IsoFLOP group of each run [FLOPs].
-        W: One weight vector per replicate, shape (replicates, runs); counts of a resample with replacement.
-        log_loss: As in ``fit_isoflop``.
-
-    Returns:
-        ``compute_budget`` of shape (budgets,); ``log_N``, ``log_D``, ``loss`` of shape (replicates, budgets), nan
-        where a replicate has no optimum; ``N_log_k``, ``N_exponent``, ``D_log_k``, ``D_exponent`` of shape
-        (replicates,), nan where fewer than two budgets have one.
-    """
-    W = np.asarray(W, float)
-    groups = _groups(N, D, L, budget, log_loss)
-    names = ("log_N", "log_D", "loss")
-    draws = {name: np.full((len(W), len(groups)), np.nan) for name in names}
-    for column, group in enumerate(groups):
-        solved = _solve(group, W[:, group.rows])
-        minimum = solved.by_params.minimum
-        loss = np.exp(minimum) if log_loss else minimum
-        for name, values in zip(names, (solved.by_params.place, solved.by_tokens.place, loss), strict=True):
-            draws[name][:, column] = np.where(solved.ok, values, np.nan)
-    C = np.array([g.compute_budget for g in groups])
-    for letter in "ND":
-        values = draws[f"log_{letter}"]
-        center, level, slope = log_log_line(np.log(C), values, np.isfinite(values).astype(float))
-        draws[f"{letter}_log_k"], draws[f"{letter}_exponent"] = level - slope * center, slope
-    return draws | {"compute_budget": C}
 
 
 def parabola_bias(

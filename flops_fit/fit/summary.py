@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def summarise(analysis: ScalingAnalysis) -> dict[str, Any]:
     """The analysis in plain types, full precision; None for what is no finite number."""
-    return finite(_document(analysis))  # type: ignore[no-any-return]
+    document: dict[str, Any] = finite(_document(analysis))
+    return document
 
 
 def _document(analysis: ScalingAnalysis) -> dict[str, Any]:

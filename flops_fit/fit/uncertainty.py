@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.special import ndtr, stdtrit
 from flops_fit.fit.bootstrap import bootstrap_weights, refit_weighted
 from flops_fit.fit.newton import FREE, LOWER, TIED, UPPER, Runs
 from flops_fit.fit.parametric import ParametricFit, robust_scale
-from flops_fit.laws import FloatArray, ParametricLaw
+from flops_fit.laws import FloatArray
 
 # A replicate costs time in proportion to the runs; that many runs also need fewer of them less.
 FULL_BOOTSTRAP_RUNS: Final = 2_000
@@ -126,9 +125,3 @@ def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Any, Any
     low, high = np.round([0.5 - level / 2, 0.5 + level / 2], 12)
     # No interpolation: halfway between two infinities is no number.
     return np.nanquantile(draws, low, axis=0, method="lower"), np.nanquantile(draws, high, axis=0, method="higher")
-
-
-def draws_of(theta: FloatArray, quantity: Callable[[ParametricLaw], Any]) -> FloatArray:
-    """Draws of anything a law can say, e.g. ``draws_of(theta, lambda law: law.optimum(1e21)[0])``; shape (R,)."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.asarray(quantity(ParametricLaw.from_logs(theta)), float)

@@ -67,7 +67,7 @@ def over_trained(
         return {
             "loss": model.loss,
             "optimal_loss": model.optimal_loss,
-            "extra_compute": compute_budget / model.optimal_compute - 1,
+            "extra_compute": model.extra_compute,
         }
 
     model = over_train(_surface(analysis), compute_budget, tokens_per_param, analysis.rule)

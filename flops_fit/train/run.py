@@ -140,7 +140,8 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
     pl.seed_everything(experiment.seed, workers=True, verbose=False)
     module = parts.module
     module.begin({parts.size_param: experiment.size_param_value}, experiment.steps)
-    built = module.net.num_params()  # type: ignore[operator]
+    net: Any = module.net  # what planning has seen has num_params()
+    built = net.num_params()
     if built != experiment.num_params:
         raise RunError(f"{run.run_id}: the model has {built} parameters, the plan says {experiment.num_params}")
     budget = TokenBudget(experiment.num_tokens)
