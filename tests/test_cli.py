@@ -276,6 +276,19 @@ def test_an_output_dir_of_another_sweep(copied: Path, capsys: pytest.CaptureFixt
     assert "lr: 0.01 -> 0.02" in err
 
 
+def test_too_few_runs_for_any_method_say_what_each_one_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(1e8, 2e9, 3.0), (1e8, 3e9, 2.9), (1e8, 5e9, 2.8), (1e9, 6e9, 2.7), (1e9, 7e9, 2.65)]
+    table = tmp_path / "runs.csv"
+    table.write_text("params,tokens,loss\n" + "".join(f"{N},{D},{loss}\n" for N, D, loss in rows))
+    code, out, err = told(capsys, "analyze", table, "--output", tmp_path / "saved")
+    assert (code, out) == (BAD_INPUT, "")
+    assert "5 runs cannot carry any scaling law" in err
+    assert "train at least 7 runs" in err
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_metrics_file_cut_short(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = next((copied / "out" / "runs").glob("*/metrics.csv"))
     metrics.write_bytes(metrics.read_bytes()[:-7])
