@@ -59,8 +59,8 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         DataError: The data is not what a model can be trained on.
     """
     from flops_fit.plan.planner import SizeChoice, make_plan
+    from flops_fit.train.guard import check_trainer
     from flops_fit.train.recipe import basis_hash
-    from flops_fit.train.run import check_trainer
 
     trainer = recipe.trainer()
     check_trainer(trainer)

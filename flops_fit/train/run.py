@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import os
@@ -17,23 +16,19 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from flops_fit.errors import FlopsFitError, PlanError, RunError
+from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.runs.files import exclusive
 from flops_fit.train.callbacks import Checkpointer, DivergedError, InterruptedRunError, RunLog, TokenBudget
 from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint
 from flops_fit.train.data import SweepData
+from flops_fit.train.guard import OWNED
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
 
 EXIT_CODES = {RunState.COMPLETED: 0, RunState.DIVERGED: 0, RunState.FAILED: 1, RunState.INTERRUPTED: 75}
 
-# A run's length, its logs and its files are decided by the plan.
-OWNED = (
-    "max_steps max_epochs max_time min_steps min_epochs logger enable_checkpointing default_root_dir"
-    " use_distributed_sampler fast_dev_run overfit_batches limit_train_batches"
-).split()
 _OURS: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -70,24 +65,6 @@ class RunParts:
     trainer: dict[str, Any] = field(default_factory=dict)
     checkpoint_interval: float = 60.0
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def check_trainer(arguments: dict[str, Any]) -> None:
-    """Refuse Trainer arguments that are ours to set, and callbacks that would end a run early.
-
-    Raises:
-        PlanError: One of them is there.
-    """
-    defaults = inspect.signature(pl.Trainer).parameters
-    owned = [k for k in OWNED if arguments.get(k) is not None and arguments[k] != defaults[k].default]
-    if owned:
-        raise PlanError(
-            f"trainer: {', '.join(owned)} cannot be set: the plan decides how long a run is and where it writes",
-            hint="remove it; budgets are set by sweep.compute_budgets",
-        )
-    for callback in arguments.get("callbacks") or ():
-        if isinstance(callback, pl.callbacks.EarlyStopping):
-            raise PlanError("trainer: EarlyStopping would break the compute budgets", hint="remove the callback")
 
 
 def train_run(run: RunDirectory, experiment: Experiment, parts: RunParts) -> RunState:

@@ -14,13 +14,13 @@ import pytest
 import torch
 import toy
 
-from flops_fit.errors import PlanError, RunError
+from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.main import train_directory
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.recipe import PythonRecipe, run_parts, write_run_config
-from flops_fit.train.run import check_trainer, train_run
+from flops_fit.train.run import train_run
 
 STEPS, BATCH = 40, 16
 
@@ -252,19 +252,6 @@ def test_the_config_is_complete_and_says_what_it_is(tmp_path: Path) -> None:
     assert config["schema_version"] == 1
     assert config["recipe"]["model_cls"] == "toy:Net"
     assert config["experiment"]["num_tokens"] == STEPS * BATCH
-
-
-@pytest.mark.parametrize("owned", [{"max_steps": 3}, {"max_epochs": 1}, {"logger": True}, {"limit_train_batches": 5}])
-def test_what_the_plan_decides_cannot_be_set_on_the_trainer(owned: dict) -> None:
-    with pytest.raises(PlanError, match=f"{next(iter(owned))} cannot be set"):
-        check_trainer(owned)
-
-
-def test_early_stopping_is_refused() -> None:
-    from lightning.pytorch.callbacks import EarlyStopping
-
-    with pytest.raises(PlanError, match="EarlyStopping would break the compute budgets"):
-        check_trainer({"callbacks": [EarlyStopping("val_loss")]})
 
 
 def test_further_validation_metrics_reach_the_result(tmp_path: Path) -> None:
