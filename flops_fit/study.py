@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def train_study(
         logger.warning("training in this process: model, loss or data cannot be imported by another one")
 
     def train(run: RunDirectory) -> None:
-        train_run(run, experiments[run.run_id], run_parts(study.recipe, facts))
+        train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
 
     is_inline = config is None or study.config.launcher == "inline"
     trainer = study.recipe.trainer()

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -21,10 +21,12 @@ from flops_fit.runs.directory import HEARTBEAT_SECONDS, RunDirectory, RunState
 from flops_fit.runs.files import CsvLog
 from flops_fit.train.checkpoint import random_states, restore_random_states
 from flops_fit.train.module import ScalingModule
+from flops_fit.train.steps import Step, align_loops
 
 METRICS = ("step", "num_tokens", "lr", "train_loss", "val_loss")
 TIMING = ("step", "unix_time", "seconds")
 _ROWS_PER_RUN = 200
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class DivergedError(RunError):
@@ -58,7 +60,7 @@ class TokenBudget(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Stop at once where a reloaded checkpoint has used the budget up."""
-        trainer.should_stop = self.num_tokens >= self.budget
+        trainer.should_stop = self.is_spent
 
     def on_train_batch_end(
         self,
@@ -68,14 +70,23 @@ class TokenBudget(pl.Callback):
         batch: Any,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Count a micro-batch of every rank."""
+        """Count a micro-batch of every rank; steps taken in chunks were counted one by one."""
         assert isinstance(pl_module, ScalingModule)
-        count = pl_module.count_tokens(batch)
-        if trainer.world_size > 1:
-            count = int(trainer.strategy.reduce(torch.tensor(count, device=pl_module.device), reduce_op="sum"))
-        self.num_tokens += count
-        if self.num_tokens >= self.budget:
-            trainer.should_stop = True
+        if pl_module.step_taker is None:
+            count = pl_module.count_tokens(batch)
+            if trainer.world_size > 1:
+                count = int(trainer.strategy.reduce(torch.tensor(count, device=pl_module.device), reduce_op="sum"))
+            self.add(count)
+        trainer.should_stop = self.is_spent
+
+    def add(self, num_tokens: int) -> None:
+        """Count a batch."""
+        self.num_tokens += num_tokens
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the run has seen what it was to see."""
+        return self.num_tokens >= self.budget
 
     def check(self, experiment_id: str) -> None:
         """Compare with the plan.
@@ -94,28 +105,64 @@ class TokenBudget(pl.Callback):
 class RunLog(pl.Callback):
     """Writes metrics.csv (the same for every repetition), timing.csv (clocks) and the heartbeat; stops at NaN.
 
+    Losses stay on the device between rows, of which a run has about 200.
+
     Args:
         run: Where to write.
         experiment: The planned run.
         budget: Counts the tokens.
+        also: Told of every row too: ``(row, step)``.
+
+    Attributes:
+        step: Optimiser steps done.
     """
 
-    def __init__(self, run: RunDirectory, experiment: Experiment, budget: TokenBudget) -> None:
-        self.run, self.budget = run, budget
+    def __init__(
+        self,
+        run: RunDirectory,
+        experiment: Experiment,
+        budget: TokenBudget,
+        also: Callable[[dict[str, float], int], None] = lambda row, step: None,  # noqa: ARG005
+    ) -> None:
+        self.run, self.budget, self.also = run, budget, also
         self.steps = experiment.steps or 1
         self.every = max(1, self.steps // _ROWS_PER_RUN)
         self.metrics, self.timing = CsvLog(run.metrics, METRICS), CsvLog(run.timing, TIMING)
-        self._started, self._beat, self._last_step = time.monotonic(), -math.inf, -1
-        self._rate: float | None = None
+        self.step = 0
+        self._started, self._beat = time.monotonic(), -math.inf
+        self._pending: list[tuple[int, int, float, Tensor]] = []
+        self._rate = math.nan
+        self._loss: Tensor | None = None
+        self._norm: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The largest gradient norm so far."""
+        return {"largest_gradient_norm": self.largest_gradient_norm}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The norm, after a resume."""
+        norm = state_dict["largest_gradient_norm"]
+        self._norm = None if norm is None else torch.tensor(norm)
+
+    @property
+    def largest_gradient_norm(self) -> float | None:
+        """Over all steps, before clipping; None without clipping by norm."""
+        return None if self._norm is None else float(self._norm)
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after a checkpoint's step."""
         self.metrics.rewind(step, required="train_loss")  # an evaluation is made again as well
         self.timing.rewind(step)
+        self.step = step
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """A resumed run has done steps already; they are not logged again."""
-        self._last_step = trainer.global_step
+    def add(self, step: Step) -> None:
+        """Take note of an optimiser step; rows are written by ``flush``."""
+        self.step += 1
+        if step.gradient_norm is not None:
+            norm = step.gradient_norm.detach()
+            self._norm = norm if self._norm is None else torch.maximum(self._norm.to(norm.device), norm)
+        if self.step == 1 or self.step % self.every == 0 or self.step >= self.steps:
+            self._pending.append((self.step, self.budget.num_tokens, step.lr, step.loss))
 
     def on_before_optimizer_step(
         self,
@@ -129,42 +176,63 @@ class RunLog(pl.Callback):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,  # noqa: ARG002
+        pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Log every k-th optimiser step; micro-batches in between leave ``global_step`` as it was."""
-        step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
-        if step % self.every == 0 or step >= self.steps:
-            loss = outputs["loss"].detach()
+        """Write the rows that are due; micro-batches of an unfinished step leave ``global_step`` as it was."""
+        assert isinstance(pl_module, ScalingModule)
+        if pl_module.step_taker is None:
+            if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
+                # Lightning has divided it by the number of micro-batches.
+                part = outputs["loss"].detach()
+                self._loss = part if self._loss is None else self._loss + part
+            if trainer.global_step == self.step:
+                return
+            if self._loss is None:
+                raise RunError(
+                    f"{self.run.run_id}: {type(pl_module).__qualname__}.training_step returned no loss",
+                    hint="return the loss, or a mapping with the key 'loss', so that it can be logged",
+                )
+            loss = self._loss
             if trainer.world_size > 1:
                 loss = trainer.strategy.reduce(loss, reduce_op="mean")
-            self._write(trainer, step, float(loss) * trainer.accumulate_grad_batches)
+            self.add(Step(loss=loss, lr=self._rate, num_tokens=0, gradient_norm=pl_module.gradient_norm))
+            self._loss = None
+        self.flush(trainer)
         if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
-            self.heartbeat(trainer, step)
+            self.heartbeat(trainer)
 
-    def heartbeat(self, trainer: pl.Trainer, step: int) -> None:
+    def heartbeat(self, trainer: pl.Trainer) -> None:
         """Say that the run is alive and how far it is."""
         self._beat = time.monotonic()
         if trainer.is_global_zero:
-            self.run.set_state(RunState.RUNNING, step=step, num_tokens=self.budget.num_tokens)
+            self.run.set_state(RunState.RUNNING, step=self.step, num_tokens=self.budget.num_tokens)
 
-    def _write(self, trainer: pl.Trainer, step: int, loss: float) -> None:
-        if trainer.is_global_zero:
-            row = {"step": step, "num_tokens": self.budget.num_tokens, "lr": self._rate, "train_loss": loss}
-            self.metrics.append(row)
-            now = time.monotonic() - self._started
-            self.timing.append({"step": step, "unix_time": round(time.time(), 3), "seconds": round(now, 3)})
-        if not math.isfinite(loss):
-            raise DivergedError(f"{self.run.run_id}: the training loss is {loss} at step {step}")
+    def flush(self, trainer: pl.Trainer) -> None:
+        """Write the rows that wait.
+
+        Raises:
+            DivergedError: A loss is not a finite number.
+        """
+        pending, self._pending = self._pending, []
+        for step, num_tokens, lr, loss_on_device in pending:
+            loss = float(loss_on_device)
+            if trainer.is_global_zero:
+                row = {"step": step, "num_tokens": num_tokens, "lr": lr, "train_loss": loss}
+                self.metrics.append(row)
+                now = time.monotonic() - self._started
+                self.timing.append({"step": step, "unix_time": round(time.time(), 3), "seconds": round(now, 3)})
+                self.also(row, step)
+            if not math.isfinite(loss):
+                raise DivergedError(f"{self.run.run_id}: the training loss is {loss} at step {step}")
 
     def evaluated(self, step: int, loss: float) -> None:
         """Log the final evaluation."""
-        self.metrics.append({"step": step, "num_tokens": self.budget.num_tokens, "val_loss": loss})
+        row = {"step": step, "num_tokens": self.budget.num_tokens, "val_loss": loss}
+        self.metrics.append(row)
+        self.also(row, step)
 
 
 class Checkpointer(pl.Callback):
@@ -173,10 +241,11 @@ class Checkpointer(pl.Callback):
     Args:
         run: Where to save.
         interval: Seconds between two checkpoints; 0 for one after every step.
+        batches: What this run's loader counts for so many steps.
     """
 
-    def __init__(self, run: RunDirectory, interval: float) -> None:
-        self.path, self.interval = run.checkpoint, interval
+    def __init__(self, run: RunDirectory, interval: float, batches: Callable[[int], int]) -> None:
+        self.path, self.interval, self.batches = run.checkpoint, interval, batches
         self.stop_asked = False
         self._last, self._last_step = time.monotonic(), 0
         self._restored: dict[str, Any] | None = None
@@ -184,19 +253,28 @@ class Checkpointer(pl.Callback):
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGTERM and SIGINT, for the block, as the wish to save and stop at the next step."""
-
-        def ask(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            self.stop_asked = True
-
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
-        before = {name: signal.signal(name, ask) for name in (signal.SIGTERM, signal.SIGINT)}
+        before = {name: signal.getsignal(name) for name in _STOP_SIGNALS}
+        self._listen()
         try:
             yield
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+    def _listen(self) -> None:
+        def ask(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            self.stop_asked = True
+
+        for name in _STOP_SIGNALS:
+            signal.signal(name, ask)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Listen again: Lightning has added a handler that would leave in the middle of a step."""
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
 
     def state_dict(self) -> dict[str, Any]:
         """The random states of this process."""
@@ -205,6 +283,16 @@ class Checkpointer(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the first batch: what Lightning draws before it must not count."""
         self._restored = state_dict
+
+    def on_load_checkpoint(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """This run may cut its steps into other batches than the one that saved."""
+        step = checkpoint["global_step"]
+        align_loops(checkpoint, step, self.batches(step))
 
     def on_train_batch_start(
         self,

@@ -20,14 +20,14 @@ def train_directory(path: str) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     run = RunDirectory(path)
     try:
-        experiment, parts = read_run_config(run)
+        experiment, make_parts = read_run_config(run)
     except FlopsFitError as error:
         print(f"flops-fit: {error}", file=sys.stderr)
         if run.path.is_dir():
             run.set_state(RunState.FAILED, error=str(error))
         return 1
     try:
-        state = train_run(run, experiment, parts)
+        state = train_run(run, experiment, make_parts)
     except FlopsFitError as error:
         print(f"flops-fit: {error}", file=sys.stderr)
         return 1

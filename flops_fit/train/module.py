@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,9 @@ from torchmetrics.aggregation import MeanMetric
 
 from flops_fit.batch import Unit, batch_inputs, batch_targets, batch_tokens
 from flops_fit.errors import PlanError
+
+if TYPE_CHECKING:
+    from flops_fit.train.steps import StepTaker
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -84,6 +87,18 @@ class ScalingModule(pl.LightningModule):
         self.weight_decay, self.betas, self.unit = weight_decay, betas, unit
         self.total_steps = 0
         self.val_loss = MeanMetric()
+        self.gradient_norm: Tensor | None = None
+        self._step_taker: StepTaker | None = None
+
+    @property
+    def step_taker(self) -> StepTaker | None:
+        """Takes several steps in one ``training_step``; None for one step a call and automatic optimisation."""
+        return self._step_taker
+
+    @step_taker.setter
+    def step_taker(self, taker: StepTaker | None) -> None:
+        self._step_taker = taker
+        self.automatic_optimization = taker is None
 
     def begin(self, size: dict[str, int], total_steps: int) -> None:
         """Build the network for one run and fix the schedule's horizon; called once, before training.
@@ -133,9 +148,39 @@ class ScalingModule(pl.LightningModule):
         """The network's outputs."""
         return self.net(inputs)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Loss of a batch."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ARG002
+        """Loss of a batch; an override is given one batch at a time, whatever the engine does otherwise."""
+        if self._step_taker is not None:
+            self._step_taker(self, batch)
+            return None
         return self.compute_loss(self.net, batch)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and keep the norm for the run's record."""
+        self.gradient_norm = self.clip(optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
+
+    def clip(self, optimizer: Any, bound: float | None, algorithm: str) -> Tensor | None:
+        """Bound the gradients.
+
+        Returns:
+            Their norm before, where it is the norm that is bounded.
+        """
+        if not bound:
+            return None
+        if algorithm != "norm":
+            self.clip_gradients(optimizer, gradient_clip_val=bound, gradient_clip_algorithm=algorithm)
+            return None
+        sharded = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if callable(sharded):  # each process holds a part of the norm, and only the wrapper can add them up
+            norm: Tensor = sharded(bound)
+            return norm
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return torch.nn.utils.clip_grad_norm_(parameters, bound)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Adds to the mean loss per token of the held-out set."""

@@ -214,8 +214,8 @@ def write_run_config(
     write_atomic(run.config, json.dumps(config, indent=1) + "\n")
 
 
-def read_run_config(run: RunDirectory) -> tuple[Experiment, RunParts]:
-    """Rebuild a run from its directory alone.
+def read_run_config(run: RunDirectory) -> tuple[Experiment, Callable[[], RunParts]]:
+    """Rebuild a run from its directory alone: what was planned, and what builds its parts.
 
     Raises:
         RunError: There is no usable ``config.yaml``, or it was written from objects of another process.
@@ -232,7 +232,7 @@ def read_run_config(run: RunDirectory) -> tuple[Experiment, RunParts]:
         )
     sys.path[:0] = [p for p in config["import_path"] if p not in sys.path]
     recipe = recipe_from(config["recipe"])
-    return experiment, run_parts(recipe, facts)
+    return experiment, partial(run_parts, recipe, facts)
 
 
 def run_parts(recipe: Recipe, facts: dict[str, Any]) -> RunParts:

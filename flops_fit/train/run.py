@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-import os
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +27,10 @@ from flops_fit.train.data import SweepData
 from flops_fit.train.guard import OWNED
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
+from flops_fit.train.ranks import check_world_size, cluster_plugins, planned_world_size, rank_here
+from flops_fit.train.steps import LONGEST_CHUNK, Step, StepChunks, StepTaker, watches_single_steps
+
+logger = logging.getLogger(__name__)
 
 EXIT_CODES = {RunState.COMPLETED: 0, RunState.DIVERGED: 0, RunState.FAILED: 1, RunState.INTERRUPTED: 75}
 
@@ -67,15 +72,16 @@ class RunParts:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def train_run(run: RunDirectory, experiment: Experiment, parts: RunParts) -> RunState:
+def train_run(run: RunDirectory, experiment: Experiment, make_parts: Callable[[], RunParts]) -> RunState:
     """Train a run to exactly its tokens, evaluate it, and write its result.
 
-    SIGTERM and SIGINT are taken as the wish to save and stop.
+    SIGTERM and SIGINT are taken as the wish to save and stop. Out of memory, the run goes on with micro-batches of
+    half the size, twice as many a step, and gives the same result.
 
     Args:
         run: Its directory; what is there already is resumed.
         experiment: What was planned.
-        parts: Model, data and Trainer arguments.
+        make_parts: Builds model, data and Trainer arguments, fresh for each attempt.
 
     Returns:
         The state it ended in; a failure's traceback is in ``state.json``.
@@ -84,34 +90,80 @@ def train_run(run: RunDirectory, experiment: Experiment, parts: RunParts) -> Run
         RunError: Another process trains this run.
     """
     run.create()
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return _train(run, experiment, parts)
+    try:
+        parts = make_parts()
+    except Exception as error:
+        with exclusive(run.lock, f"run {run.run_id}"):
+            return RunState.COMPLETED if run.state() is RunState.COMPLETED else _ended(run, error)
+    if rank_here(parts.trainer):
+        return _train(run, experiment, parts, make_parts)
     with exclusive(run.lock, f"run {run.run_id}"):
         if run.state() is RunState.COMPLETED:
             return RunState.COMPLETED
-        return _train(run, experiment, parts)
+        return _train(run, experiment, parts, make_parts)
 
 
-def _train(run: RunDirectory, experiment: Experiment, parts: RunParts) -> RunState:
-    is_first = not int(os.environ.get("LOCAL_RANK", 0))
+def _train(run: RunDirectory, experiment: Experiment, parts: RunParts, make_parts: Callable[[], RunParts]) -> RunState:
     try:
         with _quiet_lightning():
-            _fit_and_evaluate(run, experiment, parts)
+            _with_enough_memory(run, experiment, parts, make_parts)
         return RunState.COMPLETED
-    except DivergedError as error:
-        state, details = RunState.DIVERGED, {"error": str(error)}
-    except InterruptedRunError as error:
-        state, details = RunState.INTERRUPTED, {"error": str(error)}
     except Exception as error:
-        message = str(error) if isinstance(error, FlopsFitError) else f"{type(error).__name__}: {error}"
-        state, details = RunState.FAILED, {"error": message, "traceback": traceback.format_exc()}
-        logging.getLogger(__name__).error("%s", details["traceback"])
-    if is_first:
+        return _ended(run, error, is_recorded=not rank_here(parts.trainer))
+
+
+def _ended(run: RunDirectory, error: Exception, is_recorded: bool = True) -> RunState:
+    """The state that an exception leaves a run in."""
+    details = {"error": str(error) if isinstance(error, FlopsFitError) else f"{type(error).__name__}: {error}"}
+    state = RunState.FAILED
+    if isinstance(error, DivergedError):
+        state = RunState.DIVERGED
+    elif isinstance(error, InterruptedRunError):
+        state = RunState.INTERRUPTED
+    else:
+        details["traceback"] = "".join(traceback.format_exception(error))
+        logger.error("%s", details["traceback"])
+    if is_recorded:
         run.set_state(state, **details)
     return state
 
 
-def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts) -> None:
+def _with_enough_memory(
+    run: RunDirectory, experiment: Experiment, parts: RunParts, make_parts: Callable[[], RunParts]
+) -> None:
+    """Attempts with ever smaller micro-batches, from the last checkpoint on."""
+    accumulate = int(parts.trainer.get("accumulate_grad_batches") or 1)
+    world = planned_world_size(parts.trainer) or 1
+    while True:
+        try:
+            return _fit_and_evaluate(run, experiment, parts, accumulate)
+        except Exception as error:
+            # On several devices the other ranks wait for this one: the run fails, and says why.
+            if not is_out_of_memory(error) or world > 1:
+                raise
+            micro = parts.batch_size // accumulate
+            if micro % 2:
+                raise RunError(
+                    f"{run.run_id}: out of memory with a micro-batch of {micro} samples, which cannot be halved",
+                    hint="train on a larger or on several devices, or leave this size out",
+                ) from error
+            accumulate *= 2
+            logger.warning("out of memory: going on with micro-batches of %d samples", micro // 2)
+        del parts  # what the failed attempt holds
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        parts = make_parts()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whatever device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts, accumulate: int) -> None:
     started = time.monotonic()
     assert experiment.steps is not None
     pl.seed_everything(experiment.seed, workers=True, verbose=False)
@@ -123,30 +175,50 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
         raise RunError(f"{run.run_id}: the model has {built} parameters, the plan says {experiment.num_params}")
     budget = TokenBudget(experiment.num_tokens)
     log = RunLog(run, experiment, budget)
-    checkpointer = Checkpointer(run, parts.checkpoint_interval)
-    arguments = parts.trainer | {
-        "callbacks": [*(parts.trainer.get("callbacks") or ()), budget, log, checkpointer],
-        "plugins": [*(parts.trainer.get("plugins") or ()), AtomicCheckpointIO()],
-    }
-    arguments = _DEFAULTS | {k: v for k, v in arguments.items() if v is not None and k not in OWNED} | _OURS
+    arguments = {k: v for k, v in parts.trainer.items() if v is not None and k not in OWNED}
+    arguments = _DEFAULTS | arguments | _OURS | {"accumulate_grad_batches": accumulate}
+    is_chunked = watches_single_steps(module, arguments) is None
+    checkpointer = Checkpointer(
+        run, parts.checkpoint_interval, batches=lambda step: step if is_chunked else step * accumulate
+    )
+
+    def watch(step: Step) -> bool:
+        budget.add(step.num_tokens)
+        log.add(step)
+        return budget.is_spent or checkpointer.stop_asked
+
+    if is_chunked:
+        clip, algorithm = arguments.pop("gradient_clip_val"), arguments.pop("gradient_clip_algorithm", None)
+        module.step_taker = StepTaker(clip, algorithm, watch)
+        del arguments["accumulate_grad_batches"]
+    arguments["callbacks"] = [*(arguments.get("callbacks") or ()), budget, log, checkpointer]
+    plugins = arguments.get("plugins") or ()
+    plugins = [*(plugins if isinstance(plugins, (list, tuple)) else [plugins]), AtomicCheckpointIO()]
+    arguments["plugins"] = plugins + cluster_plugins(parts.trainer)
     trainer = pl.Trainer(**arguments, max_steps=experiment.steps, default_root_dir=run.path)
+    check_world_size(trainer, parts.trainer)
     done = load_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.exists() else 0
+    log.step = done
     if trainer.is_global_zero:
         log.rewind(done)
-        log.heartbeat(trainer, done)
-    loader = parts.data.batches(
+        log.heartbeat(trainer)
+    loader: Any = parts.data.batches(
         parts.batch_size,
         experiment.steps,
         experiment.seed,
         start=done,
         rank=trainer.global_rank,
         world=trainer.world_size,
-        accumulate=trainer.accumulate_grad_batches,
+        accumulate=accumulate,
     )
     if done < experiment.steps:
+        batches = loader
+        if is_chunked:
+            longest = LONGEST_CHUNK if parts.checkpoint_interval else 1
+            batches = StepChunks(loader, experiment.steps, start=done, accumulate=accumulate, longest=longest)
         resume_from = run.checkpoint if done else None
         with checkpointer.listening():
-            trainer.fit(module, train_dataloaders=loader, ckpt_path=resume_from, weights_only=True)
+            trainer.fit(module, train_dataloaders=batches, ckpt_path=resume_from, weights_only=True)
         budget.check(run.run_id)
         trainer.save_checkpoint(run.checkpoint)
     else:  # killed between the last step and the result
@@ -171,6 +243,7 @@ def _fit_and_evaluate(run: RunDirectory, experiment: Experiment, parts: RunParts
                 "seconds": round(time.monotonic() - started, 3),
                 "device": str(trainer.strategy.root_device),
                 "world_size": trainer.world_size,
+                "micro_batch": parts.batch_size // (accumulate * trainer.world_size),
                 "precision": str(trainer.precision),
                 "torch": torch.__version__,
                 "lightning": version("lightning"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def write(folder: Path, planned: Experiment, source: PythonRecipe, interval: flo
 def train(folder: Path, planned: Experiment | None = None, source: PythonRecipe | None = None) -> RunDirectory:
     planned, source = planned or experiment(), source or recipe()
     run = write(folder, planned, source)
-    train_run(run, planned, run_parts(source, FACTS))
+    train_run(run, planned, partial(run_parts, source, FACTS))
     return run
 
 
@@ -115,9 +116,9 @@ def test_training_goes_on_after_a_stop_as_if_nothing_had_been(tmp_path: Path) ->
     for stop_at in (7, 8, 31):
         parts = run_parts(source, FACTS)
         parts.trainer["callbacks"] = [_StopAt(stop_at)]
-        assert train_run(run, experiment(), parts) is RunState.INTERRUPTED
+        assert train_run(run, experiment(), lambda parts=parts: parts) is RunState.INTERRUPTED
         assert run.state() is RunState.INTERRUPTED
-    assert train_run(run, experiment(), run_parts(source, FACTS)) is RunState.COMPLETED
+    assert train_run(run, experiment(), partial(run_parts, source, FACTS)) is RunState.COMPLETED
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
     for name, weights in final_weights(whole).items():
         assert torch.equal(weights, final_weights(run)[name]), name
@@ -224,7 +225,7 @@ def test_a_run_killed_between_its_last_step_and_its_result_is_only_evaluated(tmp
     before = run.metrics.read_bytes()
     (run.path / "result.json").unlink()
     assert run.state() is RunState.INTERRUPTED
-    assert train_run(run, experiment(), run_parts(source, FACTS)) is RunState.COMPLETED
+    assert train_run(run, experiment(), partial(run_parts, source, FACTS)) is RunState.COMPLETED
     assert run.metrics.read_bytes() == before
 
 
@@ -233,7 +234,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
     run = write(tmp_path, experiment(), recipe())
     with exclusive(run.lock, "the run"), pytest.raises(RunError, match="in use by another process"):
-        train_run(run, experiment(), run_parts(recipe(), FACTS))
+        train_run(run, experiment(), partial(run_parts, recipe(), FACTS))
 
 
 def test_a_run_of_live_objects_says_who_can_train_it(tmp_path: Path) -> None:
