@@ -22,10 +22,10 @@ from flops_fit.errors import FlopsFitError, PlanError, RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.runs.files import SCHEMA_VERSION, write_atomic
+from flops_fit.train.attempt import RunParts
 from flops_fit.train.data import SweepData, sweep_data
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.reference import describe, reference, resolve, source_hash
-from flops_fit.train.run import RunParts
 
 
 class Recipe(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,6 +198,15 @@ def test_a_diverged_run_is_kept_and_flagged(tmp_path: Path) -> None:
     run = train(tmp_path, source=recipe(toy.Exploding))
     assert run.state() is RunState.DIVERGED
     assert "loss is" in run.details()["error"]
+
+
+def test_a_run_that_ends_above_where_it_began_has_diverged(tmp_path: Path) -> None:
+    source = recipe()
+    source.module_kwargs = {"lr": 30.0}
+    run = train(tmp_path, source=source)
+    assert run.state() is RunState.DIVERGED
+    assert re.search(r"the loss ended at \S+, above the \S+ it started from", run.details()["error"])
+    assert run.checkpoint.exists()
 
 
 def test_a_failing_run_keeps_its_traceback(tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""One attempt at a run: its parts put together, trained to the budget, evaluated and recorded."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from flops_fit.errors import RunError
+from flops_fit.experiment import Experiment
+from flops_fit.runs.directory import RunDirectory
+from flops_fit.runs.files import read_metrics
+from flops_fit.train.callbacks import Checkpointer, DivergedError, RunLog, TokenBudget
+from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint
+from flops_fit.train.data import SweepData
+from flops_fit.train.guard import OWNED
+from flops_fit.train.module import ScalingModule
+from flops_fit.train.order import RepeatedBatches
+from flops_fit.train.ranks import check_world_size, cluster_plugins
+from flops_fit.train.steps import LONGEST_CHUNK, Step, StepChunks, StepTaker, watches_single_steps
+
+_OURS: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,
+}
+_DEFAULTS: dict[str, Any] = {
+    "devices": 1,
+    "gradient_clip_val": 1.0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+_END = 0.05  # the share of a run's rows that is its end
+
+
+@dataclass(kw_only=True)
+class RunParts:
+    """Everything that is needed to train one run, fresh.
+
+    Attributes:
+        module: The LightningModule, its network not yet built.
+        data: Training and validation data.
+        size_param: Name of the network's size parameter.
+        batch_size: Global batch [samples].
+        trainer: Arguments for the Trainer beyond our own.
+        checkpoint_interval: Seconds between checkpoints.
+        facts: What identifies the run; copied into its result.
+    """
+
+    module: ScalingModule
+    data: SweepData
+    size_param: str
+    batch_size: int
+    trainer: dict[str, Any] = field(default_factory=dict)
+    checkpoint_interval: float = 60.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Attempt:
+    """A run with its Trainer, from the last checkpoint on.
+
+    Args:
+        run: Its directory.
+        experiment: What was planned.
+        parts: Model, data and Trainer arguments; used up.
+        accumulate: Micro-batches a step and device.
+
+    Raises:
+        RunError: The model, or the number of processes, is not the planned one.
+    """
+
+    def __init__(self, run: RunDirectory, experiment: Experiment, parts: RunParts, accumulate: int) -> None:
+        self.started = time.monotonic()
+        assert experiment.steps is not None
+        self.run, self.experiment, self.parts, self.accumulate = run, experiment, parts, accumulate
+        self.steps = experiment.steps
+        pl.seed_everything(experiment.seed, workers=True, verbose=False)
+        self.module = parts.module
+        self._build()
+        self.budget = TokenBudget(experiment.num_tokens)
+        self.log = RunLog(run, experiment, self.budget)
+        arguments = {k: v for k, v in parts.trainer.items() if v is not None and k not in OWNED}
+        arguments = _DEFAULTS | arguments | _OURS | {"accumulate_grad_batches": accumulate}
+        self.is_chunked = watches_single_steps(self.module, arguments) is None
+        self.checkpointer = Checkpointer(
+            run, parts.checkpoint_interval, batches=lambda step: step if self.is_chunked else step * accumulate
+        )
+        if self.is_chunked:  # what Lightning does only in automatic optimisation
+            clip, algorithm = arguments.pop("gradient_clip_val"), arguments.pop("gradient_clip_algorithm", None)
+            self.module.step_taker = StepTaker(clip, algorithm, self._watch)
+            del arguments["accumulate_grad_batches"]
+        ours = [self.budget, self.log, self.checkpointer]
+        arguments["callbacks"] = [*_listed(arguments.get("callbacks")), *ours]
+        plugins = [*_listed(arguments.get("plugins")), *cluster_plugins(parts.trainer)]
+        arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        self.trainer = pl.Trainer(**arguments, max_steps=self.steps, default_root_dir=run.path)
+        check_world_size(self.trainer, parts.trainer)
+
+    def complete(self) -> None:
+        """Train what is left, evaluate, and write the result.
+
+        Raises:
+            DivergedError: The loss is not finite, or the run ended above where it began.
+            InterruptedRunError: Asked to stop; everything is saved.
+            RunError: The run saw another number of tokens than planned.
+        """
+        done = load_checkpoint(self.run.checkpoint)["global_step"] if self.run.checkpoint.exists() else 0
+        self.log.step = done
+        if self.trainer.is_global_zero:
+            self.log.rewind(done)
+            self.log.heartbeat(self.trainer)
+        loader = self.parts.data.batches(
+            self.parts.batch_size,
+            self.steps,
+            self.experiment.seed,
+            start=done,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            accumulate=self.accumulate,
+        )
+        if done < self.steps:
+            self._train(loader, done)
+        else:  # killed between the last step and the result
+            self.module.load_state_dict(load_checkpoint(self.run.checkpoint)["state_dict"])
+            self.budget.num_tokens = self.experiment.num_tokens
+        loss, metrics = self._evaluate()
+        if self.trainer.is_global_zero:
+            self._check_progress(loss)
+            drop_optimizer_state(self.run.checkpoint)
+            self.run.finish(self._record(loss, metrics) | {"unique_tokens": self._unique_tokens(loader)})
+
+    def _build(self) -> None:
+        parts, experiment = self.parts, self.experiment
+        self.module.begin({parts.size_param: experiment.size_param_value}, self.steps)
+        net: Any = self.module.net  # what planning has seen has num_params()
+        built = net.num_params()
+        if built != experiment.num_params:
+            name = self.run.run_id
+            raise RunError(f"{name}: the model has {built} parameters, the plan says {experiment.num_params}")
+
+    def _watch(self, step: Step) -> bool:
+        """Take note of a step within a chunk; True ends the chunk."""
+        self.budget.add(step.num_tokens)
+        self.log.add(step)
+        return self.budget.is_spent or self.checkpointer.stop_asked
+
+    def _train(self, loader: Any, done: int) -> None:
+        batches = loader
+        if self.is_chunked:
+            longest = LONGEST_CHUNK if self.parts.checkpoint_interval else 1
+            batches = StepChunks(loader, self.steps, start=done, accumulate=self.accumulate, longest=longest)
+        resume_from = self.run.checkpoint if done else None
+        with self.checkpointer.listening():
+            self.trainer.fit(self.module, train_dataloaders=batches, ckpt_path=resume_from, weights_only=True)
+        self.budget.check(self.run.run_id)
+        self.trainer.save_checkpoint(self.run.checkpoint)
+
+    def _evaluate(self) -> tuple[float, dict[str, float]]:
+        self.trainer.validate(self.module, dataloaders=self.parts.data.val, verbose=False)
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        loss = metrics.pop("val_loss", math.nan)
+        if self.trainer.is_global_zero:
+            self.log.evaluated(self.steps, loss)
+        if not math.isfinite(loss):
+            raise DivergedError(f"{self.run.run_id}: the evaluation loss is {loss}")
+        return loss, metrics
+
+    def _check_progress(self, loss: float) -> None:
+        """A run whose held-out and whose training loss both end above its first loss has diverged."""
+        losses = [float(row["train_loss"]) for row in read_metrics(self.run.metrics) if row["train_loss"]]
+        end = losses[-max(1, round(_END * len(losses))) :]
+        if min(loss, sum(end) / len(end)) > losses[0]:
+            raise DivergedError(
+                f"{self.run.run_id}: the loss ended at {loss:.4g}, above the {losses[0]:.4g} it started from",
+                hint="lower the learning rate",
+            )
+
+    def _record(self, loss: float, metrics: dict[str, float]) -> dict[str, Any]:
+        return (
+            self.experiment.to_dict()
+            | self.parts.facts
+            | {
+                "loss": loss,
+                "metrics": metrics,
+                "seconds": round(time.monotonic() - self.started, 3),
+                "device": str(self.trainer.strategy.root_device),
+                "world_size": self.trainer.world_size,
+                "micro_batch": self.parts.batch_size // (self.accumulate * self.trainer.world_size),
+                "largest_gradient_norm": self.log.largest_gradient_norm,
+                "precision": str(self.trainer.precision),
+                "torch": torch.__version__,
+                "lightning": version("lightning"),
+            }
+        )
+
+    def _unique_tokens(self, loader: object) -> int:
+        """Tokens seen for the first time: all of them in the first epoch, nothing after it."""
+        num_tokens = self.experiment.num_tokens
+        samples = self.parts.data.num_samples
+        if isinstance(loader, RepeatedBatches) and loader.first_epoch is not None:
+            samples = loader.first_epoch * loader.batch
+        per_sample = num_tokens // (self.steps * self.parts.batch_size)
+        return num_tokens if samples is None else min(num_tokens, samples * per_sample)
+
+
+def _listed(value: Any) -> list[Any]:
+    """Trainer arguments that may be one thing, several, or nothing."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
