@@ -15,7 +15,7 @@ from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
 from flops_fit.runs.table import read_runs, write_runs
-from flops_fit.sweep.config import SweepConfig
+from flops_fit.sweep.config import LauncherName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.units import Flops, Seconds
 
 if TYPE_CHECKING:
@@ -133,8 +133,11 @@ def find_optimal(
     flops_per_param_per_token: float = 6.0,
     seeds: Sequence[int] = (0,),
     min_steps: int = 150,
-    launcher: Literal["local", "inline"] = "local",
+    launcher: LauncherName = "local",
     jobs: int | None = None,
+    runs_per_gpu: int = 1,
+    slurm: Mapping[str, Any] | None = None,
+    ray: Mapping[str, Any] | None = None,
     checkpoint_interval: float | str = 60.0,
 ) -> Result | SweepPlan:
     """Find how big a model should be, and on how much data, for any amount of compute.
@@ -170,8 +173,13 @@ def find_optimal(
         flops_per_param_per_token: The 6 of C = 6ND.
         seeds: Every cell is trained once for each.
         min_steps: Cells with fewer optimiser steps are dropped.
-        launcher: "local" for processes of this machine, "inline" for this process.
-        jobs: Runs at a time; one a core when not given.
+        launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
+            "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
+        jobs: Runs at a time; as many as there is room for when not given.
+        runs_per_gpu: Most runs that the local launcher puts on one GPU; several only where their memory is known to
+            fit, from what completed runs have used.
+        slurm: What a run asks of Slurm, such as {"partition": "gpu", "time_limit": "4h"}; keys of ``SlurmOptions``.
+        ray: What a run asks of Ray, such as {"address": "auto", "gpus": 0.25}; keys of ``RayOptions``.
         checkpoint_interval: Time between checkpoints [seconds].
 
     Returns:
@@ -250,6 +258,9 @@ def find_optimal(
         min_steps=min_steps,
         launcher=launcher,
         jobs=jobs,
+        runs_per_gpu=runs_per_gpu,
+        slurm=options_from(SlurmOptions, slurm),
+        ray=options_from(RayOptions, ray),
         checkpoint_interval=Seconds(checkpoint_interval),
     )
     study = plan_study(recipe, config)

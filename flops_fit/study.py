@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import PlanError
 from flops_fit.experiment import SweepPlan
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import write_atomic
 from flops_fit.sweep.config import SweepConfig
-from flops_fit.sweep.launchers import InlineLauncher, Launcher, LocalLauncher
+from flops_fit.sweep.launchers.build import build_launcher, devices_of
 from flops_fit.sweep.orchestrator import Progress, Selection, run_sweep
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from flops_fit.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-_ENTRY = "flops_fit.train.main:train_directory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,48 +148,27 @@ def train_study(
         run = sweep.run(experiment.experiment_id)
         if run.state() is not RunState.COMPLETED:
             write_run_config(run, experiment, config, facts)
-    if config is None and study.config.launcher == "local":
-        logger.warning("training in this process: model, loss or data cannot be imported by another one")
 
     def train(run: RunDirectory) -> None:
         train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
 
-    is_inline = config is None or study.config.launcher == "inline"
     trainer = study.recipe.trainer()
-    devices = _devices(trainer)
-    if is_inline and devices > 1:
-        raise PlanError(
-            f"{devices} devices a run need processes of their own, and this sweep is trained inline",
-            hint="use launcher: local, with model, loss and data that can be imported",
-        )
-    launcher: Launcher = InlineLauncher(train)
-    if not is_inline:
-        launcher = LocalLauncher(_ENTRY, study.config.jobs, devices=devices, gpus=_gpus(trainer))
+    launcher = build_launcher(
+        study.config,
+        trainer,
+        sweep=sweep,
+        experiments=study.plan.experiments,
+        train=train,
+        is_importable=config is not None,
+    )
     return run_sweep(
         sweep,
         study.plan.experiments,
         launcher,
         selection=selection or Selection(),
-        devices=devices,
+        devices=devices_of(trainer),
         on_progress=on_progress,
     )
-
-
-def _devices(trainer: dict[str, Any]) -> int:
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, (list, tuple)):
-        return len(devices)
-    return int(devices) if str(devices).lstrip("-").isdigit() and int(devices) > 0 else 1
-
-
-def _gpus(trainer: dict[str, Any]) -> list[str]:
-    """Ids of the NVIDIA GPUs that runs may use, one run (or one group) each; none where runs train elsewhere."""
-    import torch
-
-    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
 def write_sweep_yaml(study: Study, text: str) -> None:

@@ -2,13 +2,96 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from flops_fit.errors import PlanError
 from flops_fit.experiment import FlopsRule
 from flops_fit.units import Flops, Seconds
+
+LauncherName = Literal["local", "inline", "slurm", "ray", "commands"]
+
+# Slurm counts in minutes, may signal a minute early, and a run is asked to save 90 s before its time is up.
+_SHORTEST_TIME = 300
+
+
+@dataclass(kw_only=True)
+class SlurmOptions:
+    """What a run asks of Slurm.
+
+    Attributes:
+        partition: Where to run; the cluster's own choice when not given.
+        time_limit: Time of one attempt, such as "4h"; a run that needs more saves, is queued again and goes on
+            [seconds].
+        gpus: GPUs on each node of a run; one a device where the trainer's accelerator is gpu or cuda, else none.
+        cpus: CPU cores for each device of a run, its data loading included.
+        memory: Main memory of a run on each node, such as 16G.
+        extra: Further options of sbatch, such as --account=lab or --qos=high.
+        setup: Shell lines before the run, such as "module load cuda".
+    """
+
+    partition: str | None = None
+    time_limit: Seconds | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    memory: str | None = None
+    extra: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.time_limit is not None:
+            self.time_limit = Seconds(self.time_limit)
+        if self.time_limit is not None and self.time_limit < _SHORTEST_TIME:
+            raise PlanError(
+                f"slurm.time_limit={self.time_limit:g} s is too short: runs are asked to save 90 s before its end",
+                hint="give five minutes or more",
+            )
+        if (self.gpus is not None and self.gpus < 0) or (self.cpus is not None and self.cpus < 1):
+            raise PlanError(f"slurm.gpus={self.gpus} must not be negative, slurm.cpus={self.cpus} must be positive")
+        refused = [flag for flag in self.extra if not flag.startswith("-")]
+        if refused:
+            raise PlanError(
+                f"slurm.extra: {', '.join(refused)} is no option of sbatch", hint="write each as --name=value"
+            )
+
+
+@dataclass(kw_only=True)
+class RayOptions:
+    """What a run asks of Ray.
+
+    Attributes:
+        address: Of the cluster, such as "auto" or ray://head:10001; a Ray of this machine alone when not given.
+        gpus: GPUs of a run, also a part of one such as 0.25; one a device where the trainer's accelerator is gpu or
+            cuda, else none.
+        cpus: CPU cores of a run.
+    """
+
+    address: str | None = None
+    gpus: float | None = None
+    cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.gpus or 0) >= 0 or not self.cpus >= 0:
+            raise PlanError(f"ray.gpus={self.gpus} and ray.cpus={self.cpus} must not be negative")
+
+
+_Options = TypeVar("_Options", SlurmOptions, RayOptions)
+
+
+def options_from(kind: type[_Options], given: Any) -> _Options:
+    """Options from a mapping of their keys; None for the defaults.
+
+    Raises:
+        PlanError: There is no such key, or a value is nonsense.
+    """
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind(**(given or {}))
+    except TypeError as error:
+        name = kind.__name__.removesuffix("Options").lower()
+        raise PlanError(f"{name}: {error}", hint=f"its keys are {', '.join(kind.__dataclass_fields__)}") from None
 
 
 @dataclass(kw_only=True)
@@ -28,8 +111,13 @@ class SweepConfig:
         flops_per_param_per_token: The 6 of C = 6ND.
         seeds: Every cell is trained once for each.
         min_steps: Cells with fewer optimiser steps are dropped.
-        launcher: "local" for processes of this machine, "inline" for this process.
-        jobs: Runs at a time; one a core when not given.
+        launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
+            "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
+        jobs: Runs at a time; as many as there is room for when not given.
+        runs_per_gpu: Most runs that the local launcher puts on one GPU; several only where their memory is known to
+            fit, from what completed runs have used.
+        slurm: What a run asks of Slurm.
+        ray: What a run asks of Ray.
         checkpoint_interval: Time between checkpoints, such as 60 or "5min" [seconds].
     """
 
@@ -45,16 +133,25 @@ class SweepConfig:
     flops_per_param_per_token: float = 6.0
     seeds: list[int] | None = None
     min_steps: int = 150
-    launcher: Literal["local", "inline"] = "local"
+    launcher: LauncherName = "local"
     jobs: int | None = None
+    runs_per_gpu: int = 1
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    ray: RayOptions = field(default_factory=RayOptions)
     checkpoint_interval: Seconds = Seconds(60)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         self.output_dir = Path(self.output_dir)
+        # From YAML, and from Python where that is shorter, the nested options come as mappings.
+        self.slurm = options_from(SlurmOptions, self.slurm)
+        self.ray = options_from(RayOptions, self.ray)
         if self.jobs is not None and self.jobs < 1:
             raise PlanError(f"jobs={self.jobs} must be at least 1")
-        if self.launcher not in ("local", "inline"):
-            raise PlanError(f"launcher={self.launcher!r} is unknown", hint="choose local or inline")
+        if self.runs_per_gpu < 1:
+            raise PlanError(f"runs_per_gpu={self.runs_per_gpu} must be at least 1")
+        if self.launcher not in get_args(LauncherName):
+            choices = ", ".join(get_args(LauncherName))
+            raise PlanError(f"launcher={self.launcher!r} is unknown", hint=f"choose one of {choices}")
         if not self.checkpoint_interval >= 0:
             raise PlanError(f"checkpoint_interval={self.checkpoint_interval} must not be negative")
         if self.flops not in (None, "6nd", "counted"):

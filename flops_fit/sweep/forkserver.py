@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 
@@ -28,6 +29,8 @@ def _child(run: str, main: Callable[[str], int]) -> None:
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         code = main(run)
+    except BaseException:  # into the run's log, as an interpreter of its own would write it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

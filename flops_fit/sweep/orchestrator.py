@@ -59,7 +59,9 @@ class Selection:
         chosen.sort(key=lambda e: -e.flops)
         if self.max_flops is not None:
             chosen = _affordable(chosen, self.max_flops)
-        return [Job(run=sweep.run(e.experiment_id), flops=e.flops, devices=devices) for e in chosen]
+        return [
+            Job(run=sweep.run(e.experiment_id), flops=e.flops, devices=devices, num_params=e.num_params) for e in chosen
+        ]
 
 
 def _affordable(experiments: list[Experiment], flops: float) -> list[Experiment]:

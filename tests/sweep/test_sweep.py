@@ -18,7 +18,6 @@ from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.table import read_runs
 from flops_fit.study import Study, plan_study, train_study
 from flops_fit.sweep.config import SweepConfig
-from flops_fit.sweep.launchers import Job, LocalLauncher
 from flops_fit.sweep.orchestrator import Progress, Selection
 from flops_fit.train.recipe import PythonRecipe
 
@@ -147,54 +146,6 @@ def test_processes_give_the_numbers_of_this_process(finished: Path, tmp_path: Pa
     for run in (tmp_path / "out" / "runs").iterdir():
         there = finished / "runs" / run.name
         assert (run / "metrics.csv").read_bytes() == (there / "metrics.csv").read_bytes()
-
-
-def test_threads_are_shared_between_slots() -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert LocalLauncher("").slots == cores
-    assert LocalLauncher("").threads == 1
-    assert LocalLauncher("", 1).threads == cores
-
-
-def test_every_slot_sees_its_own_gpus() -> None:
-    def seen(launcher: LocalLauncher) -> list[str]:
-        return [lent["CUDA_VISIBLE_DEVICES"] for lent in launcher._lent]
-
-    assert seen(LocalLauncher("", gpus=["0", "1", "2", "3"])) == ["0", "1", "2", "3"]
-    assert seen(LocalLauncher("", devices=2, gpus=["0", "1", "2", "3", "4"])) == ["0,1", "2,3"]
-    assert seen(LocalLauncher("", 3, gpus=["GPU-a", "GPU-b"])) == ["GPU-a", "GPU-b", "GPU-a"]
-    assert LocalLauncher("", 2)._lent == [{}, {}]
-
-
-def test_what_is_lent_to_a_slot_reaches_its_process(tmp_path: Path) -> None:
-    entry = tmp_path / "entry.py"
-    entry.write_text(
-        "import os\nfrom pathlib import Path\n\n\ndef main(run):\n"
-        "    Path(run, 'seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n    return 0\n"
-    )
-    jobs = [Job(run=SweepDirectory(tmp_path).run(name), flops=1.0) for name in "abc"]
-    for job in jobs:
-        job.run.create()
-    launcher = LocalLauncher("entry:main", gpus=["7", "9"])
-    ended: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        launcher.run(jobs, lambda job: bool(ended.append(job.run.run_id)), lambda: None)
-    assert sorted(ended) == ["a", "b", "c"]
-    seen = {job.run.run_id: (job.run.path / "seen").read_text() for job in jobs}
-    assert {seen["a"], seen["b"]} == {"7", "9"}
-    assert seen["c"] in ("7", "9")
-
-
-def test_a_child_does_not_take_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("MASTER_PORT", "1234")
-    assert not {"LOCAL_RANK", "MASTER_PORT"} & set(LocalLauncher._environment(1))
-
-
-def test_job_is_one_directory(tmp_path: Path) -> None:
-    run = SweepDirectory(tmp_path).run("a")
-    assert Job(run=run, flops=1.0).run.path == tmp_path / "runs" / "a"
 
 
 @pytest.mark.slow
