@@ -269,6 +269,8 @@ def find_optimal(
     for warning in study.plan.warnings:
         logger.warning("%s", warning)
     outcome = train_study(study, on_progress=_ProgressLog())
+    for line in outcome.left:
+        logger.warning("%s", line)
     try:
         return dataclasses.replace(analyze(config.output_dir), plan=study.plan)
     except FitError as error:

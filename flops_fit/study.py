@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.errors import RunError
 from flops_fit.experiment import SweepPlan
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import write_atomic
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.launchers.build import build_launcher, devices_of
-from flops_fit.sweep.orchestrator import Progress, Selection, run_sweep
+from flops_fit.sweep.orchestrator import Outcome, Progress, Selection, run_sweep
 
 if TYPE_CHECKING:
     from flops_fit.runs.directory import RunDirectory
@@ -126,13 +127,19 @@ def train_study(
     *,
     selection: Selection | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+) -> Outcome:
     """Train what is not done yet.
 
     Raises:
         PlanError: The output directory cannot be written, or holds another sweep.
+        RunError: Another process trains this sweep.
         KeyboardInterrupt: Asked to stop; every run has saved, the same call goes on.
     """
+    with study.directory.claimed():
+        return _train(study, selection or Selection(), on_progress)
+
+
+def _train(study: Study, selection: Selection, on_progress: Callable[[Progress], None]) -> Outcome:
     from flops_fit.train.recipe import run_parts, write_run_config
     from flops_fit.train.run import train_run
 
@@ -150,7 +157,10 @@ def train_study(
             write_run_config(run, experiment, config, facts)
 
     def train(run: RunDirectory) -> None:
-        train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
+        try:
+            train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
+        except RunError as error:  # its directory is in use or cannot be written; the others go on
+            logger.error("%s", error)
 
     trainer = study.recipe.trainer()
     launcher = build_launcher(
@@ -165,7 +175,7 @@ def train_study(
         sweep,
         study.plan.experiments,
         launcher,
-        selection=selection or Selection(),
+        selection=selection,
         devices=devices_of(trainer),
         on_progress=on_progress,
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.answers import print_answer
-from flops_fit.cli.main import GOOD, SOME_FAILED
+from flops_fit.cli.main import GOOD, INTERRUPTED, SOME_FAILED
 from flops_fit.cli.words import amount, parser_of, say
-from flops_fit.errors import FlopsFitError
+from flops_fit.errors import FitError, FlopsFitError
+from flops_fit.runs.directory import RunState
 from flops_fit.units import format_duration, format_flops, parse_flops
 
 if TYPE_CHECKING:
-    from flops_fit.sweep.orchestrator import Progress
+    from flops_fit.sweep.orchestrator import Outcome, Progress
 
 
 def plan(words: list[str]) -> int:
@@ -58,15 +59,21 @@ def fit(words: list[str]) -> int:
     finally:
         line.close()
     write_sweep_yaml(study, cli.text)
-    any_failed = _say_outcome(outcome, path)
+    code = _say_outcome(outcome, path)
     before = study.directory.analysis
-    result = analyze(path)
+    try:
+        result = analyze(path)
+    except FitError as error:
+        if outcome.counts.get(RunState.COMPLETED, 0) == outcome.total_runs:
+            raise
+        say(f"no analysis yet: {error.problem}")
+        return code
     print_answer(result, as_json=own.json)
     page = study.directory.report / "report.html"
     if study.directory.analysis != before or not page.exists():  # drawing the same again takes seconds
         result.report(page.parent, command="flops-fit fit " + " ".join(words))
     say(f"report: {page}")
-    return SOME_FAILED if any_failed else GOOD
+    return code
 
 
 def run(words: list[str]) -> int:
@@ -109,13 +116,16 @@ def _options(verb: str, words: list[str]) -> tuple[argparse.Namespace, list[str]
     return own, rest
 
 
-def _say_outcome(outcome: Progress, path: Path) -> bool:
+def _say_outcome(outcome: Outcome, path: Path) -> int:
+    """Say where the sweep stands and what is left; the exit code for it."""
     counts = {state.value: n for state, n in outcome.counts.items()}
     say(f"{counts.get('completed', 0)} of {outcome.total_runs} runs completed")
     failed = {k: n for k, n in counts.items() if k in ("failed", "diverged")}
     if failed:
         say(", ".join(f"{n} {k}" for k, n in failed.items()) + f"; `flops-fit status {path}` says why")
-    return bool(failed)
+    for line in outcome.left:
+        say(line)
+    return INTERRUPTED if outcome.unfinished else SOME_FAILED if failed else GOOD
 
 
 class _ProgressLine:

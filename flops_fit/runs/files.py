@@ -4,30 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
+import io
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flops_fit.errors import DataError, RunError
 
 SCHEMA_VERSION = 1
+TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the block ends well: same folder, fsync, rename.
+
+    At any moment ``path`` holds the old content or the new; where the old is kept, it or ``previous`` does.
+
+    Args:
+        path: What is replaced.
+        previous: Where the old content goes; None to let go of it.
+
+    Raises:
+        RunError: The disk is full, read-only or broken; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with open(temporary, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+    except Exception as error:
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        raise cannot_write(path, cause) from error
+    finally:
+        with contextlib.suppress(OSError):  # on a disk that has turned read-only, even this cannot be done
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that, at any moment, it holds the old content or the new: same folder, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a whole file, atomically; see ``replacing``."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The system's complaint behind an error: torch, for one, hides it behind another of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """What is to be said about a file that the disk does not take."""
+    remedy = "make room on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make its folder writable"
+    return RunError(
+        f"{path} cannot be written: {error.strerror}",
+        hint=f"{remedy}, then run the same command again, with --retry-failed for runs that failed by it",
+    )
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -69,13 +114,28 @@ class CsvLog:
         self.path, self.columns = path, [*columns, "schema_version"]
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row; missing values stay empty."""
-        is_new = not self.path.exists() or self.path.stat().st_size == 0
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row | {"schema_version": SCHEMA_VERSION})
+        """Add one row; missing values stay empty.
+
+        Raises:
+            RunError: The disk does not take it; the file is as it was.
+        """
+        lines = io.StringIO(newline="")
+        writer = csv.DictWriter(lines, self.columns, lineterminator="\n")
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.tell()
+                if size == 0:
+                    writer.writeheader()
+                writer.writerow(row | {"schema_version": SCHEMA_VERSION})
+                left = lines.getvalue().encode()
+                try:
+                    while left:  # a disk that is nearly full takes a part
+                        left = left[file.write(left) :]
+                except OSError:
+                    file.truncate(size)
+                    raise
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def rewind(self, step: int, required: str | None = None) -> None:
         """Drop, atomically, what was written after a step: a resumed run writes it again.
@@ -116,26 +176,73 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A forked process, of a data loader for example, would keep a lock that its killed parent held."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold a lock for the block; the system releases it when the process ends, however it ends.
 
+    The file says who holds it. It stays when the lock is released: deleting it would let two processes lock two files
+    of one name.
+
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process holds it, or the disk does not take it.
     """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    _held.add(handle)
+    try:
+        _lock(handle, path, what)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps(holder).encode())
+        yield
+    finally:
+        if handle in _held:  # not in a process forked meanwhile
+            _held.remove(handle)
+            os.close(handle)
+
+
+def _lock(handle: int, path: Path, what: str) -> None:
     import fcntl
 
-    with open(path, "w") as file:
-        for attempt in range(10):  # whoever only looks whether it is locked holds it for an instant
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if attempt == 9:
-                    hint = "wait for it to end, or stop it"
-                    raise RunError(f"{what} is in use by another process", hint=hint) from None
-                time.sleep(0.02)
-        yield
+    for attempt in range(10):  # whoever only looks whether it is locked holds it for an instant
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == 9:
+                hint = "wait for it to end, or stop it"
+                raise RunError(f"{what} is in use by {_holder(path)}", hint=hint) from None
+            time.sleep(0.02)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be locked: {error.strerror}",
+                hint="use a file system with locks, or have this one mounted with them",
+            ) from None
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as its file says."""
+    try:
+        who = json.loads(path.read_text())
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def is_locked(path: Path) -> bool:

@@ -6,11 +6,13 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.sweep.launchers import Job, Launcher
+from flops_fit.sweep.outcome import Call, sum_of
+from flops_fit.units import format_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,19 @@ class Progress:
     seconds_left: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Progress):
+    """Where a sweep stands after a call.
+
+    Attributes:
+        left: What the call leaves undone and why, a line each.
+        unfinished: Runs that it started and that want the same call again.
+    """
+
+    left: list[str]
+    unfinished: int
+
+
 @dataclass(kw_only=True)
 class Selection:
     """Which of the planned runs to train now.
@@ -48,8 +63,8 @@ class Selection:
     max_flops: float | None = None
     max_hours: float | None = None
 
-    def jobs(self, sweep: SweepDirectory, experiments: Sequence[Experiment], devices: int) -> list[Job]:
-        """What to start: not what is completed or running, longest first."""
+    def wanted(self, sweep: SweepDirectory, experiments: Sequence[Experiment], devices: int = 1) -> list[Job]:
+        """What is to be done, whatever it costs: not what is completed or running; longest first."""
         left = {RunState.PENDING, RunState.INTERRUPTED}
         if self.retry_failed:
             left |= {RunState.FAILED, RunState.DIVERGED}
@@ -57,21 +72,25 @@ class Selection:
         if self.only:
             chosen = [e for e in chosen if any(text in e.experiment_id for text in self.only)]
         chosen.sort(key=lambda e: -e.flops)
-        if self.max_flops is not None:
-            chosen = _affordable(chosen, self.max_flops)
         return [
             Job(run=sweep.run(e.experiment_id), flops=e.flops, devices=devices, num_params=e.num_params) for e in chosen
         ]
 
+    def affordable(self, jobs: Sequence[Job]) -> list[Job]:
+        """The most of these runs for the compute that may be spent, in their order."""
+        if self.max_flops is None:
+            return list(jobs)
+        spent, chosen = 0.0, []
+        for job in sorted(jobs, key=lambda j: j.flops):
+            spent += job.flops
+            if spent > self.max_flops:
+                break
+            chosen.append(job)
+        return [job for job in jobs if job in chosen]
 
-def _affordable(experiments: list[Experiment], flops: float) -> list[Experiment]:
-    chosen = []
-    for experiment in sorted(experiments, key=lambda e: e.flops):  # the most runs for the money: cheapest first
-        flops -= experiment.flops
-        if flops < 0:
-            break
-        chosen.append(experiment)
-    return sorted(chosen, key=lambda e: -e.flops)
+    def jobs(self, sweep: SweepDirectory, experiments: Sequence[Experiment], devices: int) -> list[Job]:
+        """What to start."""
+        return self.affordable(self.wanted(sweep, experiments, devices))
 
 
 @dataclass
@@ -133,8 +152,11 @@ def run_sweep(
     selection: Selection,
     devices: int = 1,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+) -> Outcome:
     """Train what is not done; completed runs are never touched.
+
+    A run whose process is killed is started again, twice at most. Runs that fail alike in several sizes before any has
+    completed end the call: the mistake is the code's, and the others would only repeat it.
 
     Args:
         sweep: The sweep's directory; every run in it has its config.
@@ -145,14 +167,13 @@ def run_sweep(
         on_progress: Told about once a second.
 
     Returns:
-        Where the sweep stands at the end.
+        Where the sweep stands at the end, and what was left.
     """
-    jobs = selection.jobs(sweep, experiments, devices)
+    wanted = selection.wanted(sweep, experiments, devices)
+    jobs = selection.affordable(wanted)
     meter = _Meter(sweep, experiments)
-    if not jobs:
-        return meter.read()
-    deadline = None if selection.max_hours is None else time.monotonic() + 3600 * selection.max_hours
-    failures: Counter[str] = Counter()
+    sizes = {e.experiment_id: e.size_param_value for e in experiments}
+    call = Call(sweep=sweep, sizes=sizes, max_hours=selection.max_hours)
     last = -1.0
 
     def poll() -> None:
@@ -163,15 +184,19 @@ def run_sweep(
 
     def on_done(job: Job) -> bool:
         nonlocal last
-        state = job.run.state()
-        if state is RunState.FAILED:
-            failures[str(job.run.details().get("error"))] += 1
+        call.ended(job)
         last = -1.0
         poll()
-        too_late = deadline is not None and time.monotonic() > deadline
-        # The same error twice is the code's, not the run's: the rest would only repeat it.
-        return too_late or max(failures.values(), default=0) >= 2
+        return call.stop is not None
 
-    poll()
-    launcher.run(jobs, on_done, poll)
-    return meter.read()
+    starting = jobs
+    while starting and call.stop is None:
+        poll()
+        launcher.run(starting, on_done, poll)
+        starting = call.killed()
+    left = call.left(jobs)
+    if len(jobs) < len(wanted):
+        dear = sum_of([job for job in wanted if job not in jobs])
+        left.append(f"this call may spend {format_flops(selection.max_flops or 0)} FLOPs; not started: {dear}")
+    now = {f.name: getattr(meter.read(), f.name) for f in fields(Progress)}
+    return Outcome(**now, left=left, unfinished=call.unfinished)

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.runs.files import read_metrics
 from flops_fit.train.callbacks import Checkpointer, DivergedError, RunLog, TokenBudget
-from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint
+from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint, usable_checkpoint
 from flops_fit.train.data import SweepData
 from flops_fit.train.guard import OWNED
 from flops_fit.train.module import ScalingModule
@@ -111,7 +112,10 @@ class Attempt:
             InterruptedRunError: Asked to stop; everything is saved.
             RunError: The run saw another number of tokens than planned.
         """
-        done = load_checkpoint(self.run.checkpoint)["global_step"] if self.run.checkpoint.exists() else 0
+        newest, passed_over = usable_checkpoint(self.run)
+        done = load_checkpoint(newest)["global_step"] if newest else 0
+        for note in passed_over if self.trainer.is_global_zero else ():
+            self.run.note(note)
         self.log.step = done
         if self.trainer.is_global_zero:
             self.log.rewind(done)
@@ -126,8 +130,10 @@ class Attempt:
             accumulate=self.accumulate,
         )
         if done < self.steps:
-            self._train(loader, done)
+            self._train(loader, done, newest)
         else:  # killed between the last step and the result
+            assert newest is not None
+            newest.replace(self.run.checkpoint)
             self.module.load_state_dict(load_checkpoint(self.run.checkpoint)["state_dict"])
             self.budget.num_tokens = self.experiment.num_tokens
         loss, metrics = self._evaluate()
@@ -151,14 +157,13 @@ class Attempt:
         self.log.add(step)
         return self.budget.is_spent or self.checkpointer.stop_asked
 
-    def _train(self, loader: Any, done: int) -> None:
+    def _train(self, loader: Any, done: int, newest: Path | None) -> None:
         batches = loader
         if self.is_chunked:
             longest = LONGEST_CHUNK if self.parts.checkpoint_interval else 1
             batches = StepChunks(loader, self.steps, start=done, accumulate=self.accumulate, longest=longest)
-        resume_from = self.run.checkpoint if done else None
         with self.checkpointer.listening():
-            self.trainer.fit(self.module, train_dataloaders=batches, ckpt_path=resume_from, weights_only=True)
+            self.trainer.fit(self.module, train_dataloaders=batches, ckpt_path=newest, weights_only=True)
         self.budget.check(self.run.run_id)
         self.trainer.save_checkpoint(self.run.checkpoint)
 

@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
-import io
+import os
 import random
+import struct
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from flops_fit.runs.files import write_atomic
+from flops_fit.runs.directory import RunDirectory
+from flops_fit.runs.files import replacing
 
 # What a user's module may have put there (save_hyperparameters) need not be plain values, and is not needed here.
 _DROPPED = ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name")
 
 
+# At the end of a checkpoint, as the comment of its zip archive: the checksum of all that stands before it. Those of the
+# archive itself leave its directory out, where a flipped bit can change what is loaded.
+_SEAL = b"flops-fit crc32 "
+_SEAL_BYTES = len(_SEAL) + 8
+_CHUNK = 1 << 20
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames; Lightning's own staging is not atomic across file systems."""
+    """Writes beside the target and renames, and keeps the previous file; Lightning's own staging is not atomic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        """Write ``checkpoint`` to ``path``, which holds the old or the new one at any moment."""
-        buffer = io.BytesIO()
-        torch.save({k: v for k, v in checkpoint.items() if k not in _DROPPED}, buffer)
-        write_atomic(Path(path), buffer.getvalue())
+        """Write ``checkpoint`` to ``path``; what was there becomes ``previous.ckpt``.
+
+        At any moment one of the two holds a whole checkpoint: a file that this object has neither written nor loaded
+        may be damaged, and does not push out the previous one.
+
+        Raises:
+            RunError: The disk does not take it; the old files are still there.
+        """
+        path = Path(path)
+        previous = path.with_name("previous.ckpt") if path in self._whole else None
+        _write({k: v for k, v in checkpoint.items() if k not in _DROPPED}, path, previous)
+        self._whole.add(path)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load, and remember that the file is whole."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        self._whole.add(Path(path))
+        return checkpoint
+
+
+def usable_checkpoint(run: RunDirectory) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, None where there is none, and what had to be passed over."""
+    damaged: list[str] = []
+    for path in (run.checkpoint, run.previous_checkpoint):
+        if not path.exists():
+            continue
+        problem = _damage(path)
+        if problem is None:
+            return path, [f"{'; '.join(damaged)}; went on from {path.name}"] if damaged else []
+        damaged.append(f"{path.name} is damaged ({problem})")
+    return None, [f"{'; '.join(damaged)}; started again from the beginning"] if damaged else []
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,9 +79,41 @@ def drop_optimizer_state(path: Path) -> None:
     checkpoint = load_checkpoint(path)
     for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
         checkpoint.pop(key, None)
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    write_atomic(path, buffer.getvalue())
+    _write(checkpoint, path)
+
+
+def _write(checkpoint: dict[str, Any], path: Path, previous: Path | None = None) -> None:
+    with replacing(path, previous=previous) as file:
+        torch.save(checkpoint, file)
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", _SEAL_BYTES))  # a zip archive ends in the length of its comment, and the comment
+        file.seek(0)
+        checksum = _checksum(file, os.fstat(file.fileno()).st_size)
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL + b"%08x" % checksum)
+
+
+def _checksum(file: BinaryIO, size: int) -> int:
+    checksum = 0
+    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+        checksum, size = zlib.crc32(chunk, checksum), size - len(chunk)
+    return checksum
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file: cut short, emptied, or changed since it was written."""
+    if path.is_dir():  # of a sharded strategy, which writes its own
+        return None
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size - _SEAL_BYTES
+            checksum = _checksum(file, size)
+            seal = file.read()
+    except OSError as error:
+        return str(error.strerror)
+    if not seal.startswith(_SEAL):
+        return "cut short or overwritten"
+    return None if seal == _SEAL + b"%08x" % checksum else "its checksum is not that of what was written"
 
 
 def random_states() -> dict[str, Any]:

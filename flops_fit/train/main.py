@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
-from flops_fit.errors import FlopsFitError
+from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.runs.directory import RunDirectory, RunState
+from flops_fit.train.failure import failure_details
 from flops_fit.train.recipe import read_run_config
 from flops_fit.train.run import EXIT_CODES, train_run
+
+_REFUSED = 2
 
 
 def train_directory(path: str) -> int:
     """Train the run in a directory, or go on with it.
 
     Returns:
-        0 done (or diverged), 1 failed, 75 interrupted: start it again to go on.
+        0 done (or diverged), 1 failed, 2 refused: another process trains it, or the directory cannot be written,
+        75 interrupted: start it again to go on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     run = RunDirectory(path)
@@ -23,14 +28,20 @@ def train_directory(path: str) -> int:
         experiment, make_parts = read_run_config(run)
     except FlopsFitError as error:
         print(f"flops-fit: {error}", file=sys.stderr)
-        if run.path.is_dir():
-            run.set_state(RunState.FAILED, error=str(error))
-        return 1
+        return _unreadable(run, error)
     try:
         state = train_run(run, experiment, make_parts)
-    except FlopsFitError as error:
+    except RunError as error:
         print(f"flops-fit: {error}", file=sys.stderr)
-        return 1
+        return _REFUSED
     if state is RunState.FAILED:
-        print(f"flops-fit: {run.details()['error']}", file=sys.stderr)
+        print(f"flops-fit: {run.details().get('error')}", file=sys.stderr)
     return EXIT_CODES[state]
+
+
+def _unreadable(run: RunDirectory, error: FlopsFitError) -> int:
+    """A config that cannot be read is the run's failure, unless another process trains it all the same."""
+    if run.path.is_dir() and run.state() is not RunState.COMPLETED:
+        with contextlib.suppress(RunError), run.claimed():
+            run.end(RunState.FAILED, **failure_details(error))
+    return EXIT_CODES[RunState.FAILED]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from flops_fit.errors import FlopsFitError, RunError
+from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory, RunState
-from flops_fit.runs.files import exclusive
 from flops_fit.train.attempt import Attempt, RunParts
 from flops_fit.train.callbacks import DivergedError, InterruptedRunError
+from flops_fit.train.failure import failure_details, is_out_of_memory
 from flops_fit.train.ranks import planned_world_size, rank_here
 
 logger = logging.getLogger(__name__)
@@ -40,17 +39,16 @@ def train_run(run: RunDirectory, experiment: Experiment, make_parts: Callable[[]
         The state it ended in; a failure's traceback is in ``state.json``.
 
     Raises:
-        RunError: Another process trains this run.
+        RunError: Another process trains this run, or its directory cannot be written.
     """
-    run.create()
     try:
         parts = [make_parts()]  # in a list, so that whoever takes them is the only one to hold them
     except Exception as error:
-        with exclusive(run.lock, f"run {run.run_id}"):
+        with run.claimed():
             return RunState.COMPLETED if run.state() is RunState.COMPLETED else _ended(run, error)
     if rank_here(parts[0].trainer):
         return _train(run, experiment, parts, make_parts, is_recorded=False)
-    with exclusive(run.lock, f"run {run.run_id}"):
+    with run.claimed():
         if run.state() is RunState.COMPLETED:
             return RunState.COMPLETED
         return _train(run, experiment, parts, make_parts)
@@ -73,17 +71,16 @@ def _train(
 
 def _ended(run: RunDirectory, error: Exception, is_recorded: bool = True) -> RunState:
     """The state that an exception leaves a run in."""
-    details = {"error": str(error) if isinstance(error, FlopsFitError) else f"{type(error).__name__}: {error}"}
-    state = RunState.FAILED
+    state, details = RunState.FAILED, {"error": str(error)}
     if isinstance(error, DivergedError):
         state = RunState.DIVERGED
     elif isinstance(error, InterruptedRunError):
         state = RunState.INTERRUPTED
     else:
-        details["traceback"] = "".join(traceback.format_exception(error))
+        details = failure_details(error)
         logger.error("%s", details["traceback"])
     if is_recorded:
-        run.set_state(state, **details)
+        run.end(state, **details)
     return state
 
 
@@ -112,13 +109,6 @@ def _with_enough_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         parts.append(make_parts())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whatever device."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 class _quiet_lightning(warnings.catch_warnings):  # noqa: N801

@@ -149,7 +149,10 @@ def test_a_lock_is_held_by_one_process_and_dies_with_it(tmp_path: Path) -> None:
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="run r1 is in use by another process"), exclusive(lock, "run r1"):
+        with (
+            pytest.raises(RunError, match=rf"run r1 is in use by process {other.pid} on .+ since 20"),
+            exclusive(lock, "run r1"),
+        ):
             pass
         other.kill()
         other.wait()

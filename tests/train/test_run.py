@@ -243,7 +243,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     from flops_fit.runs.files import exclusive
 
     run = write(tmp_path, experiment(), recipe())
-    with exclusive(run.lock, "the run"), pytest.raises(RunError, match="in use by another process"):
+    with exclusive(run.lock, "the run"), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
         train_run(run, experiment(), partial(run_parts, recipe(), FACTS))
 
 
