@@ -190,6 +190,7 @@ def find_optimal(
         DataError: The data is not what a model can be trained on.
         RunError: No run, or too few, could be trained.
         FitError: The completed runs cannot determine any law.
+        SystemExit: With code 0, in all but the first of several processes that torchrun or srun has started.
     """
     from flops_fit.plan.count import constructor
     from flops_fit.plan.planner import plan_sweep
@@ -266,6 +267,11 @@ def find_optimal(
     study = plan_study(recipe, config)
     if not train:
         return study.plan
+    if is_extra_rank():
+        logger.warning(
+            "started several times, by torchrun or srun: the first process conducts the sweep, this one ends"
+        )
+        raise SystemExit(0)
     for warning in study.plan.warnings:
         logger.warning("%s", warning)
     outcome = train_study(study, on_progress=_ProgressLog())

@@ -37,6 +37,8 @@ def plan(words: list[str]) -> int:
 def fit(words: list[str]) -> int:
     """Plan, train what is not done, analyse, report."""
     own, rest = _options("fit", words)
+    if is_extra_rank():
+        return GOOD
     from flops_fit.api import analyze
     from flops_fit.cli.config import SweepCLI
     from flops_fit.study import plan_study, train_study, write_sweep_yaml

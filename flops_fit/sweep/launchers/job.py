@@ -11,9 +11,13 @@ from typing import Protocol
 
 from flops_fit.runs.directory import RunDirectory
 
-# What a fit of this process may have exported, or a cluster; a child must not take itself for a rank of it. By
-# SLURM_NTASKS Lightning would take a run that starts its own ranks for one task of many, and train on one device.
-_RANK_VARIABLES = "LOCAL_RANK NODE_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED SLURM_NTASKS".split()
+# What a fit of this process may have exported, or torchrun, or a cluster; a child must not take itself for a rank of
+# it. By SLURM_NTASKS Lightning would take a run that starts its own ranks for one task of many, and train on one device.
+_RANK_VARIABLES = (
+    "RANK LOCAL_RANK NODE_RANK GROUP_RANK ROLE_RANK ROLE_NAME WORLD_SIZE LOCAL_WORLD_SIZE GROUP_WORLD_SIZE"
+    " ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED SLURM_NTASKS SLURM_STEP_NUM_TASKS SLURM_PROCID"
+    " SLURM_LOCALID SLURM_STEP_ID"
+).split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ def inherited_environment(threads: int | None = None) -> dict[str, str]:
     Args:
         threads: Cap for the thread pools of a run; None leaves them alone.
     """
-    kept = {k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES}
+    kept = {k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES and not k.startswith("TORCHELASTIC_")}
     if threads is not None:
         kept |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return kept
