@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from flops_fit.cli.main import GOOD
 from flops_fit.cli.words import parser_of
+from flops_fit.errors import DataError
 from flops_fit.runs.directory import RunDirectory, RunState, SweepDirectory
 from flops_fit.sweep.orchestrator import progress
 
@@ -19,9 +22,9 @@ def status(words: list[str]) -> int:
     own = parser.parse_args(words)
     sweep = SweepDirectory(Path(own.directory))
     experiments = sweep.experiments()
-    now = progress(sweep, experiments)
     runs = [{"run_id": e.experiment_id, "flops": e.flops} | _of(sweep.run(e.experiment_id)) for e in experiments]
-    counts = {state.value: n for state, n in now.counts.items()}
+    counts = Counter(str(r["state"]) for r in runs)
+    now = progress(sweep, experiments)
     if own.json:
         head = {"schema_version": 1, "counts": counts, "done_flops": now.done_flops, "total_flops": now.total_flops}
         print(json.dumps(head | {"runs": runs}))
@@ -35,10 +38,19 @@ def status(words: list[str]) -> int:
 
 
 def _of(run: RunDirectory) -> dict[str, Any]:
+    """State, loss and a note, which also says what is wrong with the run's files: the others are told all the same."""
     state = run.state()
     if state is RunState.COMPLETED:
-        loss = run.result()["loss"]
-        return {"state": state.value, "loss": loss, "note": f"loss {loss:.4f}"}
+        try:
+            result = run.result()
+        except DataError as error:
+            return {"state": state.value, "loss": None, "note": error.problem}
+        told = [f"loss {result['loss']:.4f}", *result.get("notes", ())]
+        return {"state": state.value, "loss": result["loss"], "note": "; ".join(told)}
     details = run.details()
-    note = details.get("error") or (f"step {details['step']}" if "step" in details else "")
-    return {"state": state.value, "loss": None, "note": str(note)}
+    told = [str(details["error"])] if details.get("error") else [f"step {details['step']}"] if "step" in details else []
+    if state is RunState.RUNNING and details.get("host") != socket.gethostname():
+        told.append(f"on {details.get('host')}")
+    if state is RunState.INTERRUPTED and not run.is_writable:
+        told.append(f"{run.path} cannot be written")
+    return {"state": state.value, "loss": None, "note": "; ".join([*told, *run.notes()])}

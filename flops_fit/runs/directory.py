@@ -27,6 +27,7 @@ from flops_fit.runs.files import (
     disk_error,
     exclusive,
     is_locked,
+    last_value,
     read_json,
     read_metrics,
     sha256,
@@ -140,7 +141,7 @@ class RunDirectory:
 
     def details(self) -> dict[str, Any]:
         """What ``state.json`` holds; empty where there is none, and interrupted where a power cut emptied it."""
-        if not self._state.exists():
+        if not os.path.exists(self._state):  # unlike Path's, no error in a folder that is not ours
             return {}
         try:
             details = read_json(self._state)
@@ -152,7 +153,7 @@ class RunDirectory:
 
     def state(self) -> RunState:
         """The state; a run that says it is running and whose process is gone is interrupted."""
-        if self._result.exists():
+        if os.path.exists(self._result):
             return RunState.COMPLETED
         details = self.details()
         state = RunState(details.get("state", RunState.PENDING))
@@ -180,14 +181,13 @@ class RunDirectory:
             DataError: ``metrics.csv`` is missing, cut short or not the one the result was written for.
         """
         result = read_json(self._result)
-        rows = read_metrics(self.metrics)
-        if sha256(self.metrics) != result.get("metrics_sha256"):
+        if not self.metrics.is_file() or sha256(self.metrics) != result.get("metrics_sha256"):
+            read_metrics(self.metrics)  # says so where the file is missing or cut short
             raise DataError(
                 f"{self.metrics} is not the file that its result.json was written for: it was changed or cut short",
                 hint=f"delete {self.path} and run the sweep again: only this run is trained",
             )
-        evaluations = [row["val_loss"] for row in rows if row["val_loss"]]
-        return result | {"loss": float(evaluations[-1])}
+        return result | {"loss": last_value(self.metrics, "val_loss")}
 
 
 def _alive(run: RunDirectory, details: dict[str, Any]) -> bool:

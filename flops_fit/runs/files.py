@@ -176,6 +176,23 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def last_value(path: Path, column: str) -> float:
+    """The last number in a column of a metrics file, read from its end; a row that is being written does not count.
+
+    Raises:
+        DataError: There is none.
+        OSError: There is no such file.
+    """
+    text = path.read_text(errors="replace")
+    names, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
+    at = names.split(",").index(column) if column in names.split(",") else -1
+    for row in reversed(rows if at >= 0 else ()):
+        cells = row.split(",")
+        if len(cells) > at and cells[at]:
+            return float(cells[at])
+    raise DataError(f"{path} has no {column}")
+
+
 _held: set[int] = set()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
+from flops_fit.errors import DataError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunState, SweepDirectory
+from flops_fit.runs.files import last_value
 from flops_fit.sweep.launchers import Job, Launcher
 from flops_fit.sweep.outcome import Call, sum_of
 from flops_fit.units import format_flops
@@ -40,7 +41,7 @@ class Outcome(Progress):
 
     Attributes:
         left: What the call leaves undone and why, a line each.
-        unfinished: Runs that it started and that want the same call again.
+        unfinished: Runs that were started, by this call or another, and have not ended: the same call goes on.
     """
 
     left: list[str]
@@ -130,12 +131,10 @@ class _Meter:
 
 
 def _tokens_so_far(sweep: SweepDirectory, name: str) -> float:
-    """Tokens in the last whole row of a running run's metrics."""
+    """Tokens in the last row of a run's metrics."""
     try:
-        with open(sweep.run(name).metrics, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return float(rows[-1]["num_tokens"]) if rows else 0.0
-    except (OSError, KeyError, ValueError, TypeError):
+        return last_value(sweep.run(name).metrics, "num_tokens")
+    except (OSError, DataError, ValueError):
         return 0.0
 
 
@@ -195,8 +194,12 @@ def run_sweep(
         launcher.run(starting, on_done, poll)
         starting = call.killed()
     left = call.left(jobs)
+    others = [e.experiment_id for e in experiments if e.experiment_id not in call.started]
+    others = [name for name in others if sweep.run(name).state() is RunState.RUNNING]
+    if others:
+        left.append(f"trained by processes that this call has not started: {', '.join(others)}")
     if len(jobs) < len(wanted):
         dear = sum_of([job for job in wanted if job not in jobs])
         left.append(f"this call may spend {format_flops(selection.max_flops or 0)} FLOPs; not started: {dear}")
     now = {f.name: getattr(meter.read(), f.name) for f in fields(Progress)}
-    return Outcome(**now, left=left, unfinished=call.unfinished)
+    return Outcome(**now, left=left, unfinished=call.unfinished + len(others))

@@ -75,6 +75,11 @@ class Call:
         return [name for name, job in self._jobs.items() if job.run.state() not in _ENDS]
 
     @property
+    def started(self) -> set[str]:
+        """Ids of the runs whose process has ended in this call."""
+        return set(self._jobs)
+
+    @property
     def unfinished(self) -> int:
         """Runs that this call has started and that want to be started again."""
         return len(self._unended())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from flops_fit.errors import DataError, PlanError
+from flops_fit.errors import DataError, PlanError, RunError
 from flops_fit.experiment import Experiment, SweepPlan
-from flops_fit.runs.directory import RunDirectory, RunState, SweepDirectory
-from flops_fit.runs.files import CsvLog, exclusive, read_json, write_json
+from flops_fit.runs import directory
+from flops_fit.runs.directory import RunDirectory, RunState, SweepDirectory, beating_elsewhere
+from flops_fit.runs.files import CsvLog, exclusive, is_locked, read_json, write_json
 
 BASIS: dict[str, Any] = {"model": "net:Net 0123", "module": {"lr": 0.1, "schedule": "linear"}, "batch_size": 64}
 
@@ -223,3 +225,110 @@ def test_names_of_runs_are_safe_in_a_shell_and_on_every_file_system(tmp_path: Pa
     assert path.path == tmp_path / "runs" / "C1e+18_width64_s0_abc"
     assert path.checkpoint == path.path / "checkpoints" / "last.ckpt"
     assert json.dumps(str(path.path))
+
+
+def test_a_state_emptied_by_a_power_cut_is_an_interruption(run: RunDirectory) -> None:
+    for content in (b"", b"\0" * 200, b'{"state": "run', b"[]", b'{"state": "resting"}'):
+        (run.path / "state.json").write_bytes(content)
+        assert run.state() is RunState.INTERRUPTED
+        assert "state.json" in run.details()["error"]
+
+
+def test_a_clock_that_has_jumped_keeps_no_dead_run_alive(run: RunDirectory) -> None:
+    for jump in (3600, 1e9, -3600, -1e9):
+        running(run, host="elsewhere", heartbeat=time.time() + jump)
+        assert run.state() is RunState.INTERRUPTED
+    running(run, host="elsewhere", heartbeat="yesterday")
+    assert run.state() is RunState.INTERRUPTED
+    for jump in (1e9, -1e9):  # on this machine the lock tells
+        running(run, heartbeat=time.time() + jump)
+        assert run.state() is RunState.INTERRUPTED
+        with exclusive(run.lock, "the run"):
+            assert run.state() is RunState.RUNNING
+
+
+@pytest.fixture
+def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(directory, "_STALE_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("quick_hearts")
+@pytest.mark.parametrize("jump", [0, 3600, -3600])
+def test_a_heart_that_beats_elsewhere_is_seen_by_any_clock(run: RunDirectory, jump: float) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from flops_fit.runs.files import write_json\n"
+        "print('beating', flush=True)\n"
+        "while True:\n"
+        f"    beat = {{'state': 'running', 'pid': 7, 'host': 'elsewhere', 'heartbeat': time.time() + {jump}}}\n"
+        "    write_json(Path(sys.argv[1]), beat); time.sleep(0.05)\n"
+    )
+    running(run, host="elsewhere", pid=7, heartbeat=time.time() + jump)
+    process = subprocess.Popen([sys.executable, "-c", code, str(run.path / "state.json")], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"beating\n"
+        with pytest.raises(RunError, match=r"in use by process 7 on elsewhere"), run.claimed():
+            pass
+        process.kill()
+    with run.claimed():  # and one that has stopped is not waited for
+        pass
+
+
+@pytest.mark.usefixtures("quick_hearts")
+def test_many_dead_runs_are_watched_together(tmp_path: Path) -> None:
+    runs = [RunDirectory(tmp_path / f"r{i}") for i in range(20)]
+    for run in runs:
+        run.create()
+        running(run, host="elsewhere", heartbeat=time.time() + 3600)
+    assert beating_elsewhere(runs) == set()  # one by one it would take ten seconds
+
+
+def test_what_is_noted_of_a_run_is_in_its_result(run: RunDirectory) -> None:
+    run.set_state(RunState.RUNNING, step=3)
+    run.note("went on from the previous checkpoint")
+    assert run.details()["step"] == 3
+    run.set_state(RunState.RUNNING, step=4)
+    run.note("and again")
+    run.end(RunState.INTERRUPTED, error="stopped")
+    finish(run)
+    assert run.result()["notes"] == ["went on from the previous checkpoint", "and again"]
+
+
+def test_a_claim_clears_what_a_killed_writer_left(run: RunDirectory) -> None:
+    leftovers = [run.path / ".state.json.123.tmp", run.checkpoint.parent / ".last.ckpt.123.tmp"]
+    for file in leftovers:
+        file.write_text("half")
+    run.previous_checkpoint.write_text("old")
+    with run.claimed():
+        assert not any(file.exists() for file in leftovers)
+        finish(run)
+    assert not run.previous_checkpoint.exists()
+
+
+def test_one_orchestrator_a_sweep(tmp_path: Path) -> None:
+    sweep = SweepDirectory(tmp_path / "out")
+    refusal = pytest.raises(RunError, match=rf"sweep {sweep.path} is in use by process {os.getpid()} on")
+    with sweep.claimed(), refusal, sweep.claimed():
+        pass
+    with sweep.claimed():
+        pass
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_one_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from flops_fit.runs.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'the run'):\n"
+        "    if os.fork() == 0: time.sleep(20); os._exit(0)\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    lock = tmp_path / "lock"
+    process = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    assert is_locked(lock)
+    process.kill()
+    process.wait()
+    assert not is_locked(lock)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
