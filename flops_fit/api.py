@@ -16,6 +16,7 @@ from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
 from flops_fit.runs.table import read_runs, write_runs
 from flops_fit.sweep.config import LauncherName, RayOptions, SlurmOptions, SweepConfig, options_from
+from flops_fit.sweep.ranks import is_extra_rank
 from flops_fit.units import Flops, Seconds
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from flops_fit.cli.main import GOOD, INTERRUPTED, SOME_FAILED
 from flops_fit.cli.words import amount, parser_of, say
 from flops_fit.errors import FitError, FlopsFitError
 from flops_fit.runs.directory import RunState
+from flops_fit.sweep.ranks import is_extra_rank
 from flops_fit.units import format_duration, format_flops, parse_flops
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Protocol
 from flops_fit.runs.directory import RunDirectory
 
 # What a fit of this process may have exported, or torchrun, or a cluster; a child must not take itself for a rank of
-# it. By SLURM_NTASKS Lightning would take a run that starts its own ranks for one task of many, and train on one device.
+# it. By SLURM_NTASKS Lightning would take a run that starts its own ranks for one task of many, on one device.
 _RANK_VARIABLES = (
     "RANK LOCAL_RANK NODE_RANK GROUP_RANK ROLE_RANK ROLE_NAME WORLD_SIZE LOCAL_WORLD_SIZE GROUP_WORLD_SIZE"
     " ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED SLURM_NTASKS SLURM_STEP_NUM_TASKS SLURM_PROCID"
