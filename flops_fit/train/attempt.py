@@ -38,7 +38,6 @@ _DEFAULTS: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-_END = 0.05  # the share of a run's rows that is its end
 
 
 @dataclass(kw_only=True)
@@ -137,8 +136,8 @@ class Attempt:
             self.module.load_state_dict(load_checkpoint(self.run.checkpoint)["state_dict"])
             self.budget.num_tokens = self.experiment.num_tokens
         loss, metrics = self._evaluate()
+        self._check_progress(loss)
         if self.trainer.is_global_zero:
-            self._check_progress(loss)
             drop_optimizer_state(self.run.checkpoint)
             self.run.finish(self._record(loss, metrics) | {"unique_tokens": self._unique_tokens(loader)})
 
@@ -168,22 +167,31 @@ class Attempt:
         self.trainer.save_checkpoint(self.run.checkpoint)
 
     def _evaluate(self) -> tuple[float, dict[str, float]]:
-        self.trainer.validate(self.module, dataloaders=self.parts.data.val, verbose=False)
-        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        loss = metrics.pop("val_loss", math.nan)
+        loss, metrics = self._held_out_loss()
         if self.trainer.is_global_zero:
             self.log.evaluated(self.steps, loss)
         if not math.isfinite(loss):
             raise DivergedError(f"{self.run.run_id}: the evaluation loss is {loss}")
         return loss, metrics
 
+    def _held_out_loss(self) -> tuple[float, dict[str, float]]:
+        self.trainer.validate(self.module, dataloaders=self.parts.data.val, verbose=False)
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        return metrics.pop("val_loss", math.nan), metrics
+
     def _check_progress(self, loss: float) -> None:
-        """A run whose held-out and whose training loss both end above its first loss has diverged."""
-        losses = [float(row["train_loss"]) for row in read_metrics(self.run.metrics) if row["train_loss"]]
-        end = losses[-max(1, round(_END * len(losses))) :]
-        if min(loss, sum(end) / len(end)) > losses[0]:
+        """A run that ends above where it began has diverged, too."""
+        rows = read_metrics(self.run.metrics) if self.trainer.is_global_zero else []
+        first = next((float(row["train_loss"]) for row in rows if row["train_loss"]), math.inf)
+        if loss <= self.trainer.strategy.broadcast(first):
+            return
+        # The first batch may have been an easy one: what counts is the untrained network on the held-out data.
+        pl.seed_everything(self.experiment.seed, workers=True, verbose=False)
+        self._build()
+        start = self._held_out_loss()[0]
+        if loss > start:
             raise DivergedError(
-                f"{self.run.run_id}: the loss ended at {loss:.4g}, above the {losses[0]:.4g} it started from",
+                f"{self.run.run_id}: the loss ended at {loss:.4g}, above the {start:.4g} it started from",
                 hint="lower the learning rate",
             )
 
