@@ -62,3 +62,28 @@ def batch_targets(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return next((batch[k] for k in ("labels", "targets", "target") if k in batch), list(batch.values())[-1])
     return batch[1]
+
+
+def split_batch(batch: Any, pieces: int) -> list[Any]:
+    """A batch as so many micro-batches of equal size, in order; what has no entry a sample is in each of them.
+
+    Raises:
+        DataError: The samples cannot be shared out equally.
+    """
+    samples = batch_samples(batch)
+    if samples % pieces:
+        raise DataError(f"a batch of {samples} samples cannot be cut into {pieces} micro-batches")
+    size = samples // pieces
+    return [_samples_of(batch, samples, slice(i * size, (i + 1) * size)) for i in range(pieces)]
+
+
+def _samples_of(node: Any, samples: int, some: slice) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _samples_of(v, samples, some) for k, v in node.items()}
+    if isinstance(node, (tuple, list)):
+        if len(node) == samples and not any(isinstance(item, (Tensor, Mapping, tuple, list)) for item in node):
+            return node[some]  # one value a sample, such as its name
+        parts = [_samples_of(item, samples, some) for item in node]
+        return type(node)(*parts) if hasattr(node, "_fields") else type(node)(parts)
+    has_samples = getattr(node, "ndim", 0) > 0 and len(node) == samples
+    return node[some] if has_samples else node

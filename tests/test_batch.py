@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import UserDict
+from collections import UserDict, namedtuple
 from typing import Any
 
 import pytest
 import torch
 
-from flops_fit.batch import batch_inputs, batch_samples, batch_targets, batch_tokens, batch_unit
+from flops_fit.batch import batch_inputs, batch_samples, batch_targets, batch_tokens, batch_unit, split_batch
 from flops_fit.errors import DataError
 
 IDS = torch.zeros(4, 16, dtype=torch.long)
@@ -66,3 +66,20 @@ def test_everything_else_is_samples(inputs: torch.Tensor) -> None:
 def test_a_stated_unit_wins() -> None:
     assert batch_tokens((IDS, IDS), "samples") == 4
     assert batch_tokens((IMAGES, LABELS), "tokens") == IMAGES.numel()
+
+
+def test_a_split_batch_is_the_batch_in_pieces() -> None:
+    Pair = namedtuple("Pair", "x y")
+    x = torch.arange(8.0).reshape(4, 2)
+    batch = {"x": x, "names": ["a", "b", "c", "d"], "pair": Pair(x, [x, torch.tensor(3.0)]), "shared": "text"}
+    first, second = split_batch(batch, 2)
+    assert torch.equal(torch.cat([first["x"], second["x"]]), x)
+    assert (first["names"], second["names"]) == (["a", "b"], ["c", "d"])
+    assert isinstance(second["pair"], Pair)
+    assert torch.equal(second["pair"].y[0], x[2:])
+    assert second["pair"].y[1] == 3
+    assert second["shared"] == "text"
+    assert split_batch((IDS, LABELS), 4)[3][0].shape == (1, 16)
+    assert split_batch(Encoding(input_ids=IDS, labels=LABELS), 2)[0]["input_ids"].shape == (2, 16)
+    with pytest.raises(DataError, match="a batch of 4 samples cannot be cut into 3 micro-batches"):
+        split_batch((IDS, LABELS), 3)

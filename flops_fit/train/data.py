@@ -1,34 +1,34 @@
-"""Whatever data a user brings, as one training loader, one validation loader and what is known about them."""
+"""Whatever data a user brings, as one training loader, held-out sets by name and what is known about them."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from flops_fit.batch import batch_inputs, batch_samples
 from flops_fit.errors import DataError
 from flops_fit.randomness import PrivateRandomness
-from flops_fit.train.order import BatchOrder, RepeatedBatches
+from flops_fit.train.loaders import (
+    KEPT,
+    data_length,
+    fingerprint,
+    fresh_copy,
+    has_plain_order,
+    has_state,
+    with_batch_size,
+)
+from flops_fit.train.order import BatchOrder, RepeatedBatches, not_plain
 
 HOLD_OUT_EVERY = 20
 _HOLD_OUT_AT_MOST = 4096
-# What a rebuilt loader keeps of the user's.
-_KEPT = (
-    "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context prefetch_factor"
-    " persistent_workers"
-).split()
 
 
 @dataclass(kw_only=True)
@@ -36,30 +36,39 @@ class SweepData:
     """Data for every run of a sweep.
 
     Attributes:
-        train: The user's loader, or ours over the user's data set.
-        val: The held-out set, the same for every run.
+        train: The user's loader, or ours over the user's data set; one with a state of its own is as it came.
+        val_sets: The held-out sets by name, the same for every run; the first gives the run's loss.
         batch_size: Global batch [samples]; None while it is still to be chosen.
         notes: What the user should be told.
         fingerprint: Identifies the data in a run's identity.
         example: One batch, as the model gets it.
+        is_stateful: Whether the loader's own state goes into checkpoints.
+        bytes_per_token: What one token stands for on average, where the data says so [bytes].
     """
 
     train: DataLoader[Any]
-    val: DataLoader[Any]
+    val_sets: dict[str, DataLoader[Any]]
     batch_size: int | None
     fingerprint: str
     example: Any
+    is_stateful: bool = False
+    bytes_per_token: float | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def val(self) -> DataLoader[Any]:
+        """The held-out set that gives a run's loss."""
+        return next(iter(self.val_sets.values()))
 
     @property
     def is_ordered_here(self) -> bool:
         """Whether our order replaces the loader's: a map-style data set with a plain sampler."""
-        return _length(self.train.dataset) is not None and _is_plain(self.train)
+        return data_length(self.train.dataset) is not None and has_plain_order(self.train)
 
     @property
     def num_samples(self) -> int | None:
         """Training samples, where the data set has a length."""
-        return _length(self.train.dataset)
+        return data_length(self.train.dataset)
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch that the data cannot fill.
@@ -83,7 +92,7 @@ class SweepData:
             order = BatchOrder(
                 self.num_samples, batch_size, steps, seed, start=start, rank=rank, world=world, accumulate=accumulate
             )
-            kept = {name: getattr(self.train, name) for name in _KEPT}
+            kept = {name: getattr(self.train, name) for name in KEPT}
             # Its own generator: the loader must not draw from the one whose state a resume restores.
             generator = torch.Generator().manual_seed(seed)
             return DataLoader(self.train.dataset, batch_sampler=order, generator=generator, **kept)
@@ -94,15 +103,27 @@ class SweepData:
             )
         if batch_size % accumulate:
             raise DataError(f"a batch of {batch_size} samples cannot be split into {accumulate} micro-batches")
-        loader = self.train
-        micro = batch_size // accumulate
-        if loader.batch_size not in (None, micro):
-            kept = {name: getattr(loader, name) for name in _KEPT}
-            if isinstance(loader.dataset, IterableDataset):
-                loader = DataLoader(loader.dataset, batch_size=micro, **kept)
-            else:
-                loader = DataLoader(loader.dataset, batch_size=micro, sampler=loader.sampler, **kept)
-        return RepeatedBatches(loader, micro, steps, start=start, accumulate=accumulate, seed=seed)
+        loader, micro = fresh_copy(self.train), batch_size // accumulate
+        # As the loader has it where whole steps and whole micro-batches can be made of that.
+        size = batch_samples(self.example) if loader.batch_size is None else loader.batch_size
+        if batch_size % size or size % micro:
+            if has_state(loader) or loader.batch_size is None:
+                raise DataError(
+                    f"batches of {size} samples, as the training loader makes them, cannot be made into steps of"
+                    f" {batch_size} in {accumulate} micro-batches",
+                    hint=f"set batch_size to a multiple of {size}, or let the loader make batches of {micro}",
+                )
+            size, loader = micro, with_batch_size(loader, micro)
+        return RepeatedBatches(
+            loader,
+            size,
+            steps,
+            start=start,
+            accumulate=batch_size // size,
+            pieces=size // micro,
+            seed=seed,
+            is_stateful=self.is_stateful,
+        )
 
 
 def sweep_data(source: Any, val: Any = None, batch_size: int | None = None) -> SweepData:
@@ -112,7 +133,8 @@ def sweep_data(source: Any, val: Any = None, batch_size: int | None = None) -> S
 
     Args:
         source: A map-style or iterable Dataset, a DataLoader, a LightningDataModule, or a function that returns one.
-        val: Validation data, in any of these forms; None to use the module's own, or to hold samples out.
+        val: Validation data, in any of these forms, or several by name; None to use the module's own, or to hold
+            samples out.
         batch_size: Global batch [samples]; None to take the loader's.
 
     Raises:
@@ -129,34 +151,36 @@ def _sweep_data(source: Any, val: Any, batch_size: int | None) -> SweepData:
     if isinstance(source, pl.LightningDataModule):
         source.prepare_data()
         source.setup("fit")
-        train = _loader_of(source, "train_dataloader")
+        train = _train_loader(source)
         if val is None and is_overridden("val_dataloader", source):
-            val = _loader_of(source, "val_dataloader")
+            val = source.val_dataloader()
+            _check_val_loaders(source, val)
     else:
         train = _as_loader(source, batch_size, "the training data")
     batch = batch_size or (train.batch_size if isinstance(source, (DataLoader, pl.LightningDataModule)) else None)
-    _check_items(train, "the training data")
+    _check_items(fresh_copy(train), "the training data")
     notes: list[str] = []
     if val is None:
         train, val_loader, note = _hold_out(train)
         notes.append(note)
+        val_sets = {"0": val_loader}
     else:
-        if isinstance(val, pl.LightningDataModule):
-            val.prepare_data()
-            val.setup("validate")
-            val = _loader_of(val, "val_dataloader")
-        val_loader = _as_loader(val, None, "the validation data")
-        _check_items(val_loader, "the validation data")
-    example = _first_batch(train, batch)
+        val_sets = _val_sets(val)
+    looked_at = fresh_copy(train)
+    example = _first_batch(looked_at, batch)
+    own_order = _order_note(train, looked_at)
+    notes += own_order or []
     if train.batch_size is None and batch is None:
         batch = batch_samples(example)
     own = getattr(source, "fingerprint", None)
     data = SweepData(
         train=train,
-        val=val_loader,
+        val_sets=val_sets,
         batch_size=batch,
-        fingerprint=own if isinstance(own, str) else f"{_fingerprint(train)} {_fingerprint(val_loader)}",
+        fingerprint=own if isinstance(own, str) else _fingerprints(train, val_sets),
         example=example,
+        is_stateful=has_state(train) and not own_order,
+        bytes_per_token=_bytes_per_token(source),
         notes=notes,
     )
     if batch is not None:
@@ -186,28 +210,59 @@ def _called(source: Any) -> Any:
     return source
 
 
-def _loader_of(module: pl.LightningDataModule, method: str) -> DataLoader[Any]:
-    loader = getattr(module, method)()
+def _train_loader(module: pl.LightningDataModule) -> DataLoader[Any]:
+    loader = module.train_dataloader()
     if not isinstance(loader, DataLoader):
         raise DataError(
-            f"{type(module).__qualname__}.{method}() returned {type(loader).__qualname__}, not one DataLoader",
+            f"{type(module).__qualname__}.train_dataloader() returned {type(loader).__qualname__}, not one DataLoader",
             hint="return a torch.utils.data.DataLoader",
         )
     return loader
 
 
-def _is_plain(loader: DataLoader[Any]) -> bool:
-    """Whether the loader's order is one that ours may replace: every sample once, in turn or shuffled."""
-    sampler: Any = loader.sampler
-    if loader.batch_size is None or type(sampler) not in (RandomSampler, SequentialSampler):
-        return False
-    return not getattr(sampler, "replacement", False) and len(sampler) == _length(loader.dataset)
+def _check_val_loaders(module: pl.LightningDataModule, loaders: Any) -> None:
+    several = (
+        loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, (list, tuple)) else ()
+    )
+    if not isinstance(loaders, DataLoader) and not (several and all(isinstance(v, DataLoader) for v in several)):
+        raise DataError(
+            f"{type(module).__qualname__}.val_dataloader() returned {type(loaders).__qualname__}, not a DataLoader, nor"
+            " a list or a dict of DataLoaders",
+            hint="return a torch.utils.data.DataLoader, or {name: DataLoader} for several sets",
+        )
 
 
-def _length(dataset: Any) -> int | None:
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+def _val_sets(val: Any) -> dict[str, DataLoader[Any]]:
+    """Validation data as loaders by name, every one checked."""
+    if isinstance(val, pl.LightningDataModule):
+        module = val
+        module.prepare_data()
+        module.setup("validate")
+        val = module.val_dataloader()
+        _check_val_loaders(module, val)
+    if isinstance(val, (list, tuple)) and val and all(isinstance(v, (DataLoader, Dataset)) for v in val):
+        val = dict(enumerate(val))
+    if not isinstance(val, Mapping):
+        val = {"0": val}
+    loaders = {}
+    for name, data in val.items():
+        what = "the validation data" if len(val) == 1 else f"the validation data {name!r}"
+        loaders[str(name)] = _as_loader(_called(data), None, what)
+        _check_items(loaders[str(name)], what)
+    if not loaders:
+        raise DataError("the validation data is an empty mapping", hint="give at least one set, or none at all")
+    return loaders
+
+
+def _order_note(train: DataLoader[Any], looked_at: DataLoader[Any]) -> list[str] | None:
+    """Why a resumed run has to pass over batches; None where it has not."""
+    if data_length(train.dataset) is not None and has_plain_order(train):
         return None
-    return len(dataset)
+    passes_over = "a resumed run passes over the batches it has seen"
+    if not has_state(train):
+        return [f"the training data keeps an order of its own: {passes_over}"]
+    strange = not_plain(looked_at.state_dict())  # type: ignore[attr-defined]
+    return None if strange is None else [f"{strange}: {passes_over}"]
 
 
 def _as_loader(source: Any, batch_size: int | None, what: str) -> DataLoader[Any]:
@@ -228,10 +283,10 @@ def _as_loader(source: Any, batch_size: int | None, what: str) -> DataLoader[Any
 
 def _check_items(loader: DataLoader[Any], what: str) -> None:
     """Look at one item: it must be a pair or a mapping."""
-    if _length(loader.dataset) == 0:
+    if data_length(loader.dataset) == 0:
         raise DataError(f"{what} is empty", hint="the data set's __len__ returned 0")
     try:
-        item = next(iter(loader.dataset)) if _length(loader.dataset) is None else loader.dataset[0]
+        item = next(iter(loader.dataset)) if data_length(loader.dataset) is None else loader.dataset[0]
     except StopIteration:
         raise DataError(f"{what} is empty", hint="the iterable ended before its first item") from None
     except Exception as error:
@@ -261,9 +316,10 @@ class _HeldOut(IterableDataset[Any]):
 
 def _hold_out(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[Any], str]:
     """Take every k-th sample away from training, before anything is sharded or shuffled."""
-    kept = {name: getattr(loader, name) for name in _KEPT}
-    total = _length(loader.dataset)
-    if loader.batch_size is None or (loader.num_workers if total is None else not _is_plain(loader)):
+    kept = {name: getattr(loader, name) for name in KEPT}
+    total = data_length(loader.dataset)
+    is_own = loader.num_workers or has_state(loader) if total is None else not has_plain_order(loader)
+    if loader.batch_size is None or is_own:
         raise DataError(
             "no validation data was given, and none can be held out of a loader with its own order or workers",
             hint="pass val_dataset",
@@ -286,8 +342,8 @@ def _hold_out(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[Any]
 
 def _first_batch(loader: DataLoader[Any], batch: int | None) -> Any:
     """One batch; of a loader whose data has a length, without touching the loader's order."""
-    total = _length(loader.dataset)
-    if total is not None and loader.batch_size is not None:
+    total = data_length(loader.dataset)
+    if total is not None and loader.batch_size is not None and not has_state(loader):
         items = [loader.dataset[i] for i in range(min(batch or 1, loader.batch_size, total))]
         example = loader.collate_fn(items)
     else:
@@ -296,24 +352,21 @@ def _first_batch(loader: DataLoader[Any], batch: int | None) -> Any:
     return example
 
 
-def _fingerprint(loader: DataLoader[Any]) -> str:
-    """A hash of the data's length and of a few evenly spaced items."""
-    digest = hashlib.sha256()
-    dataset, total = loader.dataset, _length(loader.dataset)
-    items = list(islice(iter(dataset), 8)) if total is None else [dataset[i * (total - 1) // 7] for i in range(8)]
-    digest.update(str(total).encode())
-    for leaf in tree_leaves([dict(item) if isinstance(item, Mapping) else item for item in items]):
-        digest.update(_bytes(leaf))
-    return digest.hexdigest()
+def _fingerprints(train: DataLoader[Any], val_sets: dict[str, DataLoader[Any]]) -> str:
+    """Of the training data and of every held-out set; of several sets with their names."""
+    several = len(val_sets) > 1
+    held_out = [
+        f"{name}={fingerprint(loader)}" if several else fingerprint(loader) for name, loader in val_sets.items()
+    ]
+    return " ".join([fingerprint(fresh_copy(train)), *held_out])
 
 
-def _bytes(leaf: Any) -> bytes:
-    """A value as bytes that are the same in every process."""
-    if isinstance(leaf, Tensor):
-        leaf = leaf.detach().cpu()
-        values = (leaf if leaf.dtype is not torch.bfloat16 else leaf.float()).numpy()
-    else:
-        values = np.asarray(leaf)
-    if values.dtype.hasobject:  # addresses differ between processes
-        return type(leaf).__qualname__.encode()
-    return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
+def _bytes_per_token(source: Any) -> float | None:
+    """What the data set, or the module, says one of its tokens stands for."""
+    for holder in (source, getattr(source, "dataset", None)):
+        value = getattr(holder, "bytes_per_token", None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not 0 < value < float("inf"):
+                raise DataError(f"bytes_per_token={value} of the training data must be a positive number")
+            return float(value)
+    return None

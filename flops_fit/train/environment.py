@@ -97,7 +97,8 @@ def redacted(words: Sequence[str]) -> list[str]:
 
 def environment() -> dict[str, Any]:
     """This process's machine and software, as plain values; what is not there is None."""
-    cuda = torch.cuda.is_initialized()  # asking the devices would start CUDA in runs that do not use it
+    # Asking the devices would start CUDA in runs that do not use it.
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

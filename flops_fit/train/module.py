@@ -11,10 +11,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.aggregation import MeanMetric
 
 from flops_fit.batch import Unit, batch_inputs, batch_targets, batch_tokens
 from flops_fit.errors import PlanError
+from flops_fit.train.metrics import check_metrics, made_metrics
 
 if TYPE_CHECKING:
     from flops_fit.train.steps import StepTaker
@@ -48,8 +50,8 @@ def check_loss(loss_fn: Any) -> None:
 class ScalingModule(pl.LightningModule):
     """One planned run of a user's network: made to be subclassed.
 
-    Each of ``build_network``, ``compute_loss``, ``count_tokens``, ``param_groups``, ``build_optimizer`` and
-    ``lr_factor`` can be overridden alone; ``validation_step`` may log further metrics.
+    Each of ``build_network``, ``compute_outputs``, ``compute_loss``, ``count_tokens``, ``param_groups``,
+    ``build_optimizer`` and ``lr_factor`` can be overridden alone; ``validation_step`` may log further metrics.
 
     Args:
         net: Class or factory function of the network; the size parameter is set for every run.
@@ -60,6 +62,7 @@ class ScalingModule(pl.LightningModule):
         weight_decay: AdamW's.
         betas: AdamW's.
         unit: "tokens" or "samples"; None for tokens where inputs are integers of rank 2.
+        metrics: Further numbers of every evaluation by name: torchmetrics, updated with (outputs, targets).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ScalingModule(pl.LightningModule):
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
         unit: Unit | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         if loss_fn is not None:
@@ -87,6 +91,10 @@ class ScalingModule(pl.LightningModule):
         self.weight_decay, self.betas, self.unit = weight_decay, betas, unit
         self.total_steps = 0
         self.val_loss = MeanMetric()
+        self.val_tokens = 0
+        made = made_metrics(metrics or {})
+        self.metric_names = tuple(made)
+        self._metrics = nn.ModuleList(made.values())
         self.gradient_norm: Tensor | None = None
         self._step_taker: StepTaker | None = None
 
@@ -117,8 +125,12 @@ class ScalingModule(pl.LightningModule):
     def compute_loss(self, net: nn.Module, batch: Any) -> Tensor:
         """Loss of a batch, a scalar [nats per token or sample]."""
         assert self.loss_fn is not None
-        loss: Tensor = self.loss_fn(net(batch_inputs(batch)), batch_targets(batch))
+        loss: Tensor = self.loss_fn(*self.compute_outputs(net, batch))
         return loss
+
+    def compute_outputs(self, net: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """The network's outputs and the targets of a batch, as the loss and the metrics take them."""
+        return net(batch_inputs(batch)), batch_targets(batch)
 
     def count_tokens(self, batch: Any) -> int:
         """How much a batch counts for in D [tokens or samples]."""
@@ -183,9 +195,43 @@ class ScalingModule(pl.LightningModule):
         return torch.nn.utils.clip_grad_norm_(parameters, bound)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Adds to the mean loss per token of the held-out set."""
-        self.val_loss.update(self.compute_loss(self.net, batch), self.count_tokens(batch))
+        """Adds to the mean loss per token of the held-out set, and to the metrics."""
+        outputs: tuple[Any, Any] | None = None
+        if self._metrics and type(self).compute_loss is ScalingModule.compute_loss:
+            assert self.loss_fn is not None
+            outputs = self.compute_outputs(self.net, batch)
+            loss = self.loss_fn(*outputs)
+        else:
+            loss = self.compute_loss(self.net, batch)
+        num_tokens = self.count_tokens(batch)
+        self.val_tokens += num_tokens
+        self.val_loss.update(loss, num_tokens)
         self.log("val_loss", self.val_loss)
+        if not self._metrics:
+            return
+        outputs = outputs or self.compute_outputs(self.net, batch)  # a loss of one's own keeps its outputs to itself
+        for name, metric in zip(self.metric_names, self._metrics, strict=True):
+            assert isinstance(metric, Metric)
+            metric.update(*outputs)
+            self.log(name, metric)
+
+    def check_metrics(self, net: nn.Module, batch: Any) -> None:
+        """Try the metrics on a batch, before anything is trained; a network that cannot run here is not judged.
+
+        Raises:
+            PlanError: Some metric cannot be computed from these outputs and targets.
+        """
+        if not self._metrics:
+            return
+        is_training = net.training
+        try:
+            with torch.no_grad():
+                outputs = self.compute_outputs(net.eval(), batch)
+        except Exception:
+            return  # one that needs a GPU, or has its own loss and no outputs: training says what is wrong
+        finally:
+            net.train(is_training)
+        check_metrics(dict(zip(self.metric_names, self._metrics, strict=True)), *outputs)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that multiplies every group's own rate."""

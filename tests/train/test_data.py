@@ -100,7 +100,7 @@ def samples(loader: Any) -> set[float]:
 def test_every_form_of_data_is_taken(source: Any, batch_size: int | None, expected: int | None) -> None:
     data = sweep_data(source, VAL, batch_size)
     assert data.batch_size == expected
-    assert not data.notes
+    assert data.is_ordered_here is not any("passes over" in note for note in data.notes)
     assert samples(data.val) == {x.item() for x in VAL.tensors[0][:, 0]}
     inputs, targets = data.example
     assert torch.equal(inputs.sum(dim=1), targets)
@@ -181,13 +181,181 @@ def test_micro_batches_together_are_the_batch() -> None:
     assert torch.equal(torch.cat(read(data, accumulate=4)), whole)
 
 
+# Loaders with a state of their own -----------------------------------------------------------------------------------
+
+
+class Cursor(DataLoader[Any]):
+    """Goes on where it was left, as loaders that stream from shards do; says where that is."""
+
+    def __init__(self, count: int = 100, batch_size: int = 4, at: Any = 0) -> None:
+        super().__init__(TensorDataset(X[:count], X[:count]), batch_size=batch_size)
+        self.at = at
+
+    def __iter__(self):
+        while int(self.at) < len(self.dataset):
+            begin = int(self.at)
+            self.at += self.batch_size
+            yield X[begin : begin + self.batch_size], X[begin : begin + self.batch_size]
+        self.at -= self.at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+def resumed(data: SweepData, state: Any, start: int, **changes: Any) -> list[float]:
+    """The first input of every micro-batch that a resumed run sees."""
+    placed = {"start": start, "rank": 0, "world": 1, "accumulate": 1} | changes
+    loader = data.batches(4, 40, seed=0, **placed)
+    loader.load_state_dict(state)
+    return [batch[0][0, 0].item() for batch in loader]
+
+
+def test_a_loader_with_a_state_keeps_it_and_every_run_begins_at_its_beginning() -> None:
+    data = sweep_data(Cursor(), VAL)
+    assert data.is_stateful
+    assert not data.notes
+    assert not data.is_ordered_here
+    first = [x[0, 0].item() for x in read(data, 4, steps=40)]
+    assert first == [2.0 * (4 * i % 100) for i in range(40)]
+    loader = data.batches(4, 40, seed=0, start=0, rank=0, world=1, accumulate=1)
+    for _ in zip(range(30), loader, strict=False):
+        pass
+    assert [x[0, 0].item() for x in read(data, 4, steps=40)] == first, "another run was left in the middle"
+    state = loader.state_dict(20)
+    assert state is not None
+    assert resumed(data, state, 20) == first[20:]
+    assert resumed(data, None, 20) == first[20:], "without its state it is passed over"
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_batches_of_a_loader_with_a_state_are_cut_into_micro_batches(accumulate: int) -> None:
+    data = sweep_data(Cursor(), VAL)
+    whole = torch.cat(read(data, 4, steps=30))
+    parts = read(data, 4, steps=30, accumulate=accumulate)
+    assert [len(x) for x in parts] == [4 // accumulate] * (30 * accumulate)
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(torch.cat(read(data, 8, steps=15, accumulate=accumulate)), whole), "several make one step"
+    with pytest.raises(DataError, match="batches of 4 samples, as the training loader makes them, cannot be made into"):
+        read(data, 6)
+
+
+def test_a_state_that_is_more_than_plain_values_is_passed_over_and_the_user_told() -> None:
+    data = sweep_data(Cursor(at=np.int64(0)), VAL)
+    assert not data.is_stateful
+    assert data.notes == [
+        "the training loader's state_dict() holds int64, which a checkpoint cannot: a resumed run passes over the"
+        " batches it has seen"
+    ]
+    loader = data.batches(4, 40, seed=0, start=0, rank=0, world=1, accumulate=1)
+    whole = [batch[0][0, 0].item() for batch in loader]
+    assert loader.state_dict(20) is None
+    assert resumed(data, None, 20) == whole[20:]
+
+
+def test_a_loader_with_a_state_that_cannot_be_copied_is_told() -> None:
+    broken = Cursor()
+    broken.handle = open(__file__)  # noqa: SIM115
+    with broken.handle, pytest.raises(DataError, match="Cursor has a state, and cannot be copied for every run"):
+        sweep_data(broken, VAL)
+
+
+def test_nothing_is_held_out_of_a_loader_with_a_state() -> None:
+    with pytest.raises(DataError, match="none can be held out of a loader with its own order"):
+        sweep_data(Cursor())
+
+
+@pytest.mark.parametrize("source", [Stream(), DataLoader(DATA, batch_size=4, sampler=Backwards())])
+def test_an_order_that_a_resume_has_to_pass_over_is_told(source: Any) -> None:
+    (note,) = sweep_data(source, VAL, 4).notes
+    assert note == ("the training data keeps an order of its own: a resumed run passes over the batches it has seen")
+    assert not sweep_data(DataLoader(DATA, batch_size=4, shuffle=True), VAL).notes
+
+
+# Several held-out sets -----------------------------------------------------------------------------------------------
+
+OTHER = TensorDataset(X[:6] + 2000, X[:6].sum(dim=1))
+
+
+class TwoSets(Module):
+    def __init__(self, loaders: Any) -> None:
+        super().__init__()
+        self.loaders = loaders
+
+    def val_dataloader(self) -> Any:
+        return self.loaders
+
+
+@pytest.mark.parametrize(
+    ("val", "names"),
+    [
+        ({"near": VAL, "far": OTHER}, ["near", "far"]),
+        ({"near": DataLoader(VAL, batch_size=3), "far": lambda: OTHER}, ["near", "far"]),
+        (lambda: {"near": VAL, "far": OTHER}, ["near", "far"]),
+        ([VAL, DataLoader(OTHER, batch_size=2)], ["0", "1"]),
+        (TwoSets([DataLoader(VAL), DataLoader(OTHER)]), ["0", "1"]),
+        (TwoSets({"near": DataLoader(VAL), "far": DataLoader(OTHER)}), ["near", "far"]),
+    ],
+)
+def test_several_held_out_sets_keep_their_names_and_order(val: Any, names: list[str]) -> None:
+    data = sweep_data(DATA, val, 4)
+    assert list(data.val_sets) == names
+    assert data.val is data.val_sets[names[0]]
+    assert [min(samples(loader)) for loader in data.val_sets.values()] == [1000, 2000]
+
+
+def test_a_module_brings_its_sets_too() -> None:
+    data = sweep_data(TwoSets({"near": DataLoader(VAL), "far": DataLoader(OTHER)}))
+    assert list(data.val_sets) == ["near", "far"]
+
+
+def test_every_set_is_part_of_the_identity_and_one_set_is_as_it_always_was() -> None:
+    one, two = sweep_data(DATA, VAL).fingerprint, sweep_data(DATA, {"a": VAL, "b": OTHER}).fingerprint
+    assert one != two
+    assert sweep_data(DATA, {"a": VAL}).fingerprint == one
+    assert sweep_data(DATA, {"a": OTHER, "b": VAL}).fingerprint != two
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        ({}, "the validation data is an empty mapping"),
+        ({"a": VAL, "b": 3}, "the validation data 'b' is int, not a data set"),
+        ({"a": VAL, "b": []}, "the validation data 'b' is empty"),
+        (TwoSets([DataLoader(VAL), 3]), "TwoSets.val_dataloader() returned list, not a DataLoader, nor a list or a"),
+        (TwoSets([]), "TwoSets.val_dataloader() returned list"),
+        (TwoSets(None), "TwoSets.val_dataloader() returned NoneType"),
+    ],
+)
+def test_a_set_that_is_none_is_named(val: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        sweep_data(DATA, val, 2)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(4.5, 4.5), (1, 1.0), (None, None), ("four", None)])
+def test_the_data_may_say_how_many_bytes_a_token_stands_for(value: Any, expected: float | None) -> None:
+    module = Module()
+    module.bytes_per_token = value  # type: ignore[attr-defined]
+    assert sweep_data(module).bytes_per_token == expected
+
+
+def test_bytes_that_are_none_are_refused() -> None:
+    module = Module()
+    module.bytes_per_token = 0  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="bytes_per_token=0 of the training data must be a positive number"):
+        sweep_data(module)
+
+
 # Holding out ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", [DATA, Stream(), DataLoader(DATA, batch_size=5), DataLoader(Stream(), batch_size=5)])
 def test_without_validation_data_every_kth_sample_is_held_out_and_the_user_told(source: Any) -> None:
     data = sweep_data(source, None, 5)
-    (note,) = data.notes
+    note = data.notes[0]
     assert note.startswith(f"no validation data was given: every {HOLD_OUT_EVERY}th sample is held out")
     held_out = samples(data.val)
     assert held_out == {2.0 * i for i in range(HOLD_OUT_EVERY - 1, 100, HOLD_OUT_EVERY)}

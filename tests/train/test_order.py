@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset, WeightedRandomSampler
 
 from flops_fit.errors import DataError
-from flops_fit.train.order import BatchOrder, RepeatedBatches
+from flops_fit.train import order as order_module
+from flops_fit.train.order import BatchOrder, RepeatedBatches, not_plain
 
 
 def order(num_samples: int = 50, batch: int = 8, steps: int = 20, seed: int = 0, **changes: int) -> BatchOrder:
@@ -204,3 +207,145 @@ def test_a_stream_without_a_whole_batch_is_told() -> None:
     short = DataLoader(Stream(3), batch_size=4)
     with pytest.raises(DataError, match="the training data holds no whole batch of 4 samples"):
         list(RepeatedBatches(short, 4, 2, start=0, accumulate=1))
+
+
+# Loaders with a state ------------------------------------------------------------------------------------------------
+
+
+class Streaming(DataLoader):
+    """Shuffles with a generator of its own and augments with torch's; its state says where it is."""
+
+    def __init__(self, count: int = 22, batch_size: int = 4) -> None:
+        super().__init__(TensorDataset(X[:count], X[:count]), batch_size=batch_size)
+        self.epoch, self.position = 0, 0
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.epoch)
+        shuffled = X[torch.randperm(len(self.dataset), generator=generator)]
+        while self.position < len(shuffled):
+            x = shuffled[self.position : self.position + self.batch_size]
+            self.position += self.batch_size
+            noise = torch.rand(len(x)) + random.random() + np.random.normal()
+            yield x, noise
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+
+def torchdata(**options: Any) -> Any:
+    module = pytest.importorskip("torchdata.stateful_dataloader")
+    torch.manual_seed(5)  # a shuffling loader without a generator draws the seed of its order when it is made
+    return module.StatefulDataLoader(Noisy(), batch_size=4, **options)
+
+
+LOADERS = {
+    "by hand": Streaming,
+    "torchdata": torchdata,
+    "torchdata shuffled": lambda: torchdata(shuffle=True),
+    "torchdata weighted": lambda: torchdata(sampler=WeightedRandomSampler(torch.ones(22).tolist(), 22)),
+    "torchdata generator": lambda: torchdata(shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "torchdata workers": lambda: torchdata(shuffle=True, num_workers=2),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+
+def stateful(kind: str, start: int = 0, **options: Any) -> RepeatedBatches:
+    return RepeatedBatches(LOADERS[kind](), 4, 14, start=start, is_stateful=True, **{"accumulate": 1} | options)
+
+
+def values(batches: Iterable[Any]) -> list[Any]:
+    return [(x.tolist(), y.tolist()) for x, y in batches]
+
+
+def saved(state: Any) -> Any:
+    """Through a checkpoint that executes no code."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("often", [True, False])
+def test_a_state_is_restored_exactly_however_far_ahead_the_loader_was_read(
+    kind: str, often: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Noted at every batch, or at the first only, from which a resume passes over the others.
+    monkeypatch.setattr(order_module, "_NOTE_SECONDS", 0.0 if often else 3600.0)
+    torch.manual_seed(1)
+    whole = values(stateful(kind))
+    for step, ahead in ((1, 0), (4, 3), (5, 0), (6, 5), (10, 0), (13, 1)):
+        killed = stateful(kind)
+        list(islice(killed, step + ahead))
+        state = saved(killed.state_dict(step))
+        torch.manual_seed(2)
+        again = stateful(kind, start=step)
+        again.load_state_dict(state)
+        if "workers" in kind:  # what worker processes draw is their own
+            assert [x for x, _ in values(again)] == [x for x, _ in whole[step:]]
+        else:
+            assert values(again) == whole[step:], (kind, step)
+        assert again.first_epoch == 5
+
+
+def test_a_twice_resumed_loader_goes_on_too() -> None:
+    whole = values(stateful("by hand"))
+    first = stateful("by hand")
+    list(islice(first, 6))
+    second = stateful("by hand", start=6)
+    second.load_state_dict(saved(first.state_dict(6)))
+    list(islice(second, 1))
+    third = stateful("by hand", start=7)
+    third.load_state_dict(saved(second.state_dict(7)))
+    assert values(third) == whole[7:]
+
+
+def test_a_state_is_that_of_whole_steps_whatever_the_micro_batches_are_then() -> None:
+    whole = values(stateful("by hand"))
+    killed = RepeatedBatches(LOADERS["by hand"](), 4, 7, start=0, accumulate=2, is_stateful=True)
+    list(islice(killed, 7))  # in the middle of the fourth step
+    again = RepeatedBatches(LOADERS["by hand"](), 4, 7, start=3, accumulate=2, pieces=2, is_stateful=True)
+    assert len(again) == 28
+    again.load_state_dict(killed.state_dict(3))
+    joined_again = [joined(x.tolist() for x, _ in pair) for pair in zip(*[iter(again)] * 2, strict=True)]
+    assert joined_again == [x for x, _ in whole[6:]]
+
+
+def test_a_loader_that_has_read_nothing_or_has_no_state_has_none_to_save() -> None:
+    assert stateful("by hand").state_dict(0) is None
+    plain = RepeatedBatches(loader(), 4, 14, start=0, accumulate=1)
+    list(plain)
+    assert plain.state_dict(3) is None
+    plain.load_state_dict(None)
+
+
+def test_a_state_that_is_not_plain_is_not_saved_and_the_user_told(caplog: pytest.LogCaptureFixture) -> None:
+    strange = Streaming()
+    strange.state_dict = lambda: {"rng": np.random.default_rng(0)}  # type: ignore[method-assign]
+    repeated = RepeatedBatches(strange, 4, 14, start=0, accumulate=1, is_stateful=True)
+    list(islice(repeated, 3))
+    assert repeated.state_dict(3) is None
+    assert "holds Generator, which a checkpoint cannot; a resumed run passes over the batches" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ({"a": [1, 2.5, "x", None, True, b"y"], "b": ({"c": torch.zeros(2)},)}, None),
+        ({1: 2}, None),
+        ({"a": np.float32(1)}, "float32"),
+        ([1, {2}], "set"),
+        ({"a": {"b": lambda: None}}, "function"),
+        (Counter("a"), "Counter"),
+    ],
+)
+def test_plain_values_are_those_that_a_checkpoint_holds(state: Any, found: str | None) -> None:
+    assert (not_plain(state) is None) is (found is None)
+    if found is None:
+        assert str(saved(state)) == str(state)
+    else:
+        assert f"holds {found}" in str(not_plain(state))
