@@ -99,6 +99,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     tag = basis_hash(basis)
     experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
     notes = data.notes + _group_warnings(plan, module)
+    module.check_metrics(module.net, data.example)  # of the smallest size
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
     if config.size_param in plan.model_kwargs:
         plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
