@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
@@ -97,3 +99,21 @@ class Words(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         return self.ids[i, :-1], self.ids[i, 1:]
+
+
+class Slow(Net):
+    """Takes its time, so that a run can be caught in its middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            time.sleep(0.004)
+        return super().forward(x)
+
+
+class FailingAtSix(Net):
+    """One of its sizes cannot be trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta" and self.head.in_features == 6:
+            raise RuntimeError("width 6 always fails")
+        return super().forward(x)

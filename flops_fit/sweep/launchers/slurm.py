@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import shlex
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +92,10 @@ class SlurmLauncher:
             time.sleep(min(_TICK_SECONDS, self.queue_seconds))
             if time.monotonic() - asked >= self.queue_seconds:
                 queue, asked = self._cancel_waiting(left) if stop else self._ask(), time.monotonic()
-            for folder, job in list(left.items()):
-                state = job.run.state()
-                # A heartbeat from another machine may arrive after its task has left the queue.
-                is_gone = queue is not None and folder not in queue and state is not RunState.RUNNING
-                if state is RunState.COMPLETED or is_gone:
-                    del left[folder]
-                    if on_done(job) and not stop:
-                        stop = True
-                        queue = self._cancel_waiting(left)
+            for folder, job in [(folder, job) for folder, job in left.items() if _has_ended(folder, job, queue)]:
+                del left[folder]
+                if on_done(job) and not stop:
+                    stop, asked = True, -math.inf  # what waits must not start meanwhile
             poll()
 
     def _cancel_waiting(self, left: dict[str, Job]) -> Mapping[str, _Task] | None:
@@ -106,7 +103,8 @@ class SlurmLauncher:
         before = self._ask() or {}
         waiting = {folder: task for folder, task in before.items() if folder in left and task.state == "PENDING"}
         for array in {task.array for task in waiting.values()}:
-            _call(["scancel", "--state=PENDING", array])
+            with suppress(RunError):  # all of it may have started by now
+                _call(["scancel", "--state=PENDING", array])
         after = self._ask()
         for folder in waiting:
             if after is not None and folder not in after:
@@ -197,6 +195,15 @@ class SlurmLauncher:
             except FileExistsError:  # another process was faster
                 continue
             return self.folder / str(number)
+
+
+def _has_ended(folder: str, job: Job, queue: Mapping[str, _Task] | None) -> bool:
+    """Whether a run is complete, or has left the queue as far as that is known."""
+    state = job.run.state()
+    if state is RunState.COMPLETED:
+        return True
+    # The files of another machine may say that it is running for a while after its task has left the queue.
+    return queue is not None and folder not in queue and state is not RunState.RUNNING
 
 
 def _call(command: Sequence[str]) -> str:
