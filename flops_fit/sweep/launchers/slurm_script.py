@@ -84,8 +84,6 @@ def batch_script(
         train = f'srun --kill-on-bad-exit=1 --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" {train}'
         ask = 'scancel --signal=TERM "$SLURM_JOB_ID"'
     else:
-        # One task that starts its own ranks: by these variables Lightning would train on one device, without a word.
-        train = f"env -u SLURM_NTASKS -u SLURM_NTASKS_PER_NODE {train}"
         ask = 'kill -TERM "$train"'
     return _SCRIPT.format(
         submitted_as=" ".join(submitted_as.splitlines()),
