@@ -26,6 +26,7 @@ from flops_fit.train.loaders import (
     with_batch_size,
 )
 from flops_fit.train.order import BatchOrder, RepeatedBatches, not_plain
+from flops_fit.train.seeding import drawing, seeded_loader
 
 HOLD_OUT_EVERY = 20
 _HOLD_OUT_AT_MOST = 4096
@@ -43,6 +44,7 @@ class SweepData:
         fingerprint: Identifies the data in a run's identity.
         example: One batch, as the model gets it.
         is_stateful: Whether the loader's own state goes into checkpoints.
+        is_random: Whether samples draw random numbers when they are read.
         bytes_per_token: What one token stands for on average, where the data says so [bytes].
     """
 
@@ -52,6 +54,7 @@ class SweepData:
     fingerprint: str
     example: Any
     is_stateful: bool = False
+    is_random: bool = False
     bytes_per_token: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -92,6 +95,8 @@ class SweepData:
             order = BatchOrder(
                 self.num_samples, batch_size, steps, seed, start=start, rank=rank, world=world, accumulate=accumulate
             )
+            if self.is_random:
+                return seeded_loader(self.train, order, seed)
             kept = {name: getattr(self.train, name) for name in KEPT}
             # Its own generator: the loader must not draw from the one whose state a resume restores.
             generator = torch.Generator().manual_seed(seed)
@@ -167,7 +172,7 @@ def _sweep_data(source: Any, val: Any, batch_size: int | None) -> SweepData:
     else:
         val_sets = _val_sets(val)
     looked_at = fresh_copy(train)
-    example = _first_batch(looked_at, batch)
+    example, is_random = drawing(lambda: _first_batch(looked_at, batch))
     own_order = _order_note(train, looked_at)
     notes += own_order or []
     if train.batch_size is None and batch is None:
@@ -180,6 +185,7 @@ def _sweep_data(source: Any, val: Any, batch_size: int | None) -> SweepData:
         fingerprint=own if isinstance(own, str) else _fingerprints(train, val_sets),
         example=example,
         is_stateful=has_state(train) and not own_order,
+        is_random=is_random,
         bytes_per_token=_bytes_per_token(source),
         notes=notes,
     )

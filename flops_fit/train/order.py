@@ -65,13 +65,20 @@ class BatchOrder(Sampler[list[int]]):
         # Of the whole run: Lightning compares it with the count of batches done, which a resume restores.
         return self.steps * self.accumulate
 
-    def __iter__(self) -> Iterator[list[int]]:
-        micro = self.batch // (self.world * self.accumulate)
+    @property
+    def micro(self) -> int:
+        """Samples in a micro-batch."""
+        return self.batch // (self.world * self.accumulate)
+
+    def positions(self) -> Iterator[int]:
+        """For each micro-batch, where in the run its first sample stands; the others follow it."""
         for step in range(self.start, self.steps):
-            samples = self._slice(step * self.batch, (step + 1) * self.batch)
             for i in range(self.accumulate):
-                first = (i * self.world + self.rank) * micro
-                yield samples[first : first + micro].tolist()
+                yield step * self.batch + (i * self.world + self.rank) * self.micro
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in self.positions():
+            yield self._slice(first, first + self.micro).tolist()
 
     def _slice(self, begin: int, end: int) -> NDArray[np.int64]:
         """The samples at positions begin..end of the endless sequence of epochs."""
