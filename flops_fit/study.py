@@ -141,6 +141,7 @@ def train_study(
 
 
 def _train(study: Study, selection: Selection, on_progress: Callable[[Progress], None]) -> Outcome:
+    from flops_fit.train.environment import origin
     from flops_fit.train.recipe import run_parts, write_run_config
     from flops_fit.train.run import train_run
 
@@ -150,6 +151,10 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         "size_param": study.plan.size_param,
         "batch_size": study.plan.batch_size,
         "checkpoint_interval": float(study.config.checkpoint_interval),
+        "flops_rule": study.plan.flops_rule,
+        "unit": study.plan.unit,
+        "group": sweep.path.resolve().name,
+        "origin": origin(Path.cwd()),
     }
     experiments = {e.experiment_id: e for e in study.plan.experiments}
     for experiment in experiments.values():

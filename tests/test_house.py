@@ -17,7 +17,7 @@ PACKAGE = Path(flops_fit.__file__).parent
 # Floors of the house; an import goes down, never up, and within a floor only along the arrows below.
 FLOORS = [
     {"laws", "units", "errors"},
-    {"experiment", "batch", "randomness"},
+    {"experiment", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
     {"api", "study", "result"},
     {"cli", "__main__"},
@@ -31,6 +31,7 @@ ARROWS = {
     ("__main__", "cli"),
     ("experiment", "errors"),
     ("batch", "errors"),
+    ("flops", "batch"),
 }
 TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report")
 

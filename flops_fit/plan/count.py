@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
 
-from flops_fit.batch import batch_samples
 from flops_fit.errors import PlanError
+from flops_fit.flops import flops_per_sample
 from flops_fit.randomness import PrivateRandomness
 
 Build = Callable[[int], nn.Module]
@@ -183,17 +181,11 @@ class SizeCounter:
         if self._batch is None or self._loss is None:
             raise PlanError("FLOPs cannot be counted without an example batch and a loss", hint=hint)
         model, on_meta = self._construct(size)
-        model = model if on_meta else model.to("meta")
-        batch = dict(self._batch) if isinstance(self._batch, Mapping) else self._batch
-        batch = tree_map_only(Tensor, lambda t: t.to("meta"), batch)
         try:
-            # On the CPU attention has no FLOP formula and counts as nothing; on meta it is counted in full.
-            with FlopCounterMode(display=False) as counter:
-                self._loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            flops = flops_per_sample(model if on_meta else model.to("meta"), self._loss, self._batch)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             raise PlanError(f"the FLOPs of size {size} could not be counted: {why}", hint=hint) from error
-        flops: int = counter.get_total_flops()
         if not flops:
             raise PlanError(f"the FLOPs of size {size} could not be counted: none were seen", hint=hint)
-        return flops / batch_samples(self._batch)
+        return flops

@@ -15,8 +15,15 @@ COLUMNS = (
 ).split()
 
 
+# Of a result, what the table says otherwise, or what says nothing about a run.
+_NOT_SHOWN = {"experiment_id", "size_param_value", "schema_version", "metrics_sha256"}
+
+
 def read_runs(sweep: SweepDirectory) -> pd.DataFrame:
     """All planned runs; ``loss`` is missing where the state is not completed.
+
+    Beside the columns named in ``COLUMNS``: every further validation metric, and whatever single value a run's result
+    holds, such as its throughput.
 
     Raises:
         DataError: A completed run's files are not whole; all such runs are named.
@@ -57,6 +64,8 @@ def _row(sweep: SweepDirectory, experiment: Experiment, unit: str) -> dict[str, 
         result = run.result()
         row |= {k: result[k] for k in ("num_tokens", "flops", "unique_tokens", "loss")}
         row |= {k: v for k, v in result["metrics"].items() if k not in row}
+        recorded = {k: v for k, v in result.items() if v is None or isinstance(v, (bool, int, float, str))}
+        row |= {k: v for k, v in recorded.items() if k not in row and k not in _NOT_SHOWN}
     return row
 
 
