@@ -408,16 +408,13 @@ def _half_written(run: RunDirectory) -> list[str]:
     return [name for name in os.listdir(run.checkpoint.parent) if not name.endswith(".ckpt")]
 
 
-def _rows(run: RunDirectory) -> list[dict[str, str]]:
+def last_row(run: RunDirectory) -> int:
+    """The last step that was logged, 0 before there is any."""
     try:
-        return list(csv.DictReader(io.StringIO(run.metrics.read_text())))
+        rows = list(csv.DictReader(io.StringIO(run.metrics.read_text())))
     except FileNotFoundError:
-        return []
-
-
-def _last_row(run: RunDirectory) -> int:
-    steps = [int(row["step"]) for row in _rows(run) if (row["step"] or "").isdigit() and row.get("train_loss")]
-    return steps[-1] if steps else 0
+        return 0
+    return max((int(row["step"]) for row in rows if row["step"].isdigit() and row.get("train_loss")), default=0)
 
 
 def _saved_step(run: RunDirectory) -> int:
@@ -491,7 +488,7 @@ def torture(case: Case, folder: Path, kills: int, forks: Forks, rng: random.Rand
     process = start(whole)
     process.wait_for(process.is_training)
     began = time.monotonic()
-    process.wait_for(lambda: _last_row(whole) == case.steps, pause=0.02)
+    process.wait_for(lambda: last_row(whole) == case.steps, pause=0.02)
     trained = time.monotonic()
     process.wait_for(lambda: whole.state() is RunState.COMPLETED)
     seconds = time.monotonic() - (trained if case.moment == "evaluation" else began)
@@ -531,7 +528,7 @@ def _strike(
             return False
         time.sleep(rng.uniform(0, 0.002))
     elif case.moment == "evaluation":
-        if not process.wait_for(lambda: _last_row(run) == case.steps):
+        if not process.wait_for(lambda: last_row(run) == case.steps):
             return False
         time.sleep(rng.uniform(0, seconds))
     else:  # in what is left to train, and sometimes later than that
@@ -547,7 +544,7 @@ def _strike(
     if was_training and not is_done:
         outcome.kills += 1
         outcome.half_written += not before.issuperset(_half_written(run))
-        outcome.lost = max(outcome.lost, _last_row(run) - _saved_step(run))
+        outcome.lost = max(outcome.lost, last_row(run) - _saved_step(run))
     expected = {INTERRUPTED} if number != signal.SIGKILL else {-signal.SIGKILL}
     if was_training and code not in expected and not (is_done and code == 0):
         outcome.problems.append(f"exit code {code} after {signal.Signals(number).name}")

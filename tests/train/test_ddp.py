@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 import toy
 import yaml
 
+from flops_fit.api import find_optimal
+from flops_fit.cli import main
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.recipe import PythonRecipe, write_run_config
@@ -26,6 +28,7 @@ import torture
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
+TESTS = str(Path(__file__).resolve().parents[1])
 STEPS, BATCH = 100, 16
 TWO = {"strategy": "ddp", "devices": 2}
 # No sum of float32 numbers in another order gives the same bits.
@@ -73,8 +76,10 @@ def assert_same_losses(one: Path, other: Path) -> None:
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
-    # Nothing of a rank of an earlier test may be inherited.
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=120, env=environment
+    )
     print(done.stdout, done.stderr, sep="\n")
     return done
 
@@ -95,17 +100,18 @@ def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
     return True
 
 
-def is_alive(group: int) -> bool:
-    """Whether any process of a group lives; one that waits for its parent to notice its end does not."""
+def members(group: int) -> list[int]:
+    """The living processes of a group, without those whose end nobody has taken note of."""
+    found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
-            except (OSError, ValueError):
+            except OSError:  # it has just ended
                 continue
-            if int(its_group) == group and state != "Z":
-                return True
-    return False
+            if int(its_group) == group and state not in "ZX":
+                found.append(int(process.name))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +162,7 @@ def test_asked_to_stop_all_ranks_save_once_and_leave(
 ) -> None:
     run = write(tmp_path, TWO, steps=5000)
     process = torture.Started(run, forks, 2)
-    assert process.wait_for(lambda: len(run.metrics.read_text().splitlines()) > 2 if run.metrics.exists() else False)
+    assert process.wait_for(lambda: torture.last_row(run) > 0)
     if to == "rank 0":
         os.kill(process.pid, number)
     else:
@@ -164,7 +170,7 @@ def test_asked_to_stop_all_ranks_save_once_and_leave(
     assert process.wait() == torture.INTERRUPTED
     assert run.state() is RunState.INTERRUPTED
     assert run.checkpoint.exists()
-    assert eventually(lambda: not is_alive(process.pid))
+    assert eventually(lambda: not members(process.pid))
 
 
 def test_when_one_rank_is_killed_the_other_ends_and_the_run_goes_on(tmp_path: Path, forks: torture.Forks) -> None:
@@ -172,101 +178,95 @@ def test_when_one_rank_is_killed_the_other_ends_and_the_run_goes_on(tmp_path: Pa
     assert torture.Started(whole, forks, 2).wait() == 0
     run = write(tmp_path, TWO, steps=1000, interval=0.2)
     for killed in (0, 1):
-        process = torture.Started(run, None)
-        assert process.wait_for(process.is_training)
-        rows = run.metrics.read_text() if run.metrics.exists() else ""
-        assert process.wait_for(lambda rows=rows: run.metrics.exists() and run.metrics.read_text() != rows)
-        assert process.wait_for(run.checkpoint.exists)
-        ranks = [process.pid, *_children(process.pid)]
-        assert len(ranks) == 2
-        os.kill(ranks[killed], signal.SIGKILL)
-        assert eventually(lambda group=process.pid: not is_alive(group)), f"rank {1 - killed} lives on"
-        assert process.wait() != 0
+        process = torture.Started(run, None)  # Lightning starts the other rank
+        try:
+            assert process.wait_for(process.is_training)
+            rows = torture.last_row(run)
+            assert process.wait_for(lambda rows=rows: torture.last_row(run) > rows and run.checkpoint.exists())
+            (other,) = (pid for pid in members(process.pid) if pid != process.pid)
+            os.kill([process.pid, other][killed], signal.SIGKILL)
+            assert eventually(lambda group=process.pid: not members(group)), f"rank {1 - killed} lives on"
+        finally:
+            process.kill(signal.SIGKILL)
+            assert process.wait() != 0
         assert run.state() is RunState.INTERRUPTED, run.details()
     assert torture.Started(run, forks, 2).wait() == 0
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
     assert torture.same_weights(run, whole)
 
 
-def _children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "flops_fit run" in line]
-
-
 # A sweep -------------------------------------------------------------------------------------------------------------
 
-SIZES, BUDGETS = [3, 4, 6, 8], [5e5, 1.5e6, 5e6]
+SIZES, BUDGETS, LR = [3, 4, 6, 8], [5e5, 1.5e6, 5e6], 1e-2
+CONFIG: dict[str, Any] = {
+    "model": {
+        "class_path": "flops_fit.ScalingModule",
+        "init_args": {"net": {"class_path": "toy.Net"}, "loss_fn": "toy.squared_error", "lr": LR},
+    },
+    "data": {"class_path": "toy.Module", "init_args": {"batch_size": 32}},
+    "trainer": {"accelerator": "cpu"},
+    "sweep": {"size_param": "width", "compute_budgets": BUDGETS, "sizes": SIZES, "min_steps": 5},
+}
 SCRIPT = f"""
 import sys
 import toy
-import flops_fit
+from flops_fit import find_optimal
 
 if __name__ == "__main__":
-    flops_fit.find_optimal(
+    find_optimal(
         model_cls=toy.Net, model_size_param="width", dataset=toy.regression, loss_fn=toy.squared_error,
-        compute_budgets={BUDGETS}, sizes={SIZES}, min_steps=5, batch_size=32, lr=1e-2, output_dir=sys.argv[1],
-        trainer={{"accelerator": "cpu"}} | ({TWO} if "two" in sys.argv else {{}}),
+        compute_budgets={BUDGETS}, sizes={SIZES}, min_steps=5, batch_size=32, lr={LR}, output_dir=sys.argv[1],
+        trainer={{"accelerator": "cpu", "strategy": "ddp", "devices": 2}},
     )
 """
 
 
-def config(folder: Path) -> Path:
-    values = {
-        "model": {
-            "class_path": "flops_fit.ScalingModule",
-            "init_args": {"net": {"class_path": "toy.Net"}, "loss_fn": "toy.squared_error", "lr": 0.01},
-        },
-        "data": {"class_path": "toy.Module", "init_args": {"batch_size": 32}},
-        "trainer": {"accelerator": "cpu"},
-        "sweep": {
-            "size_param": "width",
-            "compute_budgets": BUDGETS,
-            "sizes": SIZES,
-            "min_steps": 5,
-            "output_dir": str(folder / "out"),
-        },
-    }
-    file = folder / "sweep.yaml"
-    file.write_text(yaml.safe_dump(values))
-    return file
+def all_but_the_longest(folder: Path) -> RunDirectory:
+    """Take a run out of the sweep in ``folder``, so that it must be trained again."""
+    runs = [RunDirectory(path) for path in (folder / "out" / "runs").iterdir()]
+    longest = max(runs, key=lambda run: run.result()["steps"] if run.state() is RunState.COMPLETED else 0)
+    return RunDirectory(longest.path.rename(folder / longest.run_id))
 
 
-def longest(sweep: Path) -> RunDirectory:
-    return max((RunDirectory(p) for p in (sweep / "runs").iterdir()), key=lambda r: r.result()["steps"])
-
-
-def set_aside(run: RunDirectory, folder: Path) -> RunDirectory:
-    """Take a run out of its sweep, which then has to train it again."""
-    return RunDirectory(run.path.rename(folder / run.run_id))
-
-
-def check_sweep(one: RunDirectory, two: RunDirectory) -> None:
+def check_sweep(folder: Path, one: RunDirectory) -> None:
+    two = RunDirectory(folder / "out" / "runs" / one.run_id)
     assert two.state() is RunState.COMPLETED
     assert two.result()["world_size"] == 2
-    expected = losses(one.metrics)
-    assert losses(two.metrics)[:STEPS] == pytest.approx(expected[:STEPS], rel=ROUNDING)
+    assert losses(two.metrics)[:STEPS] == pytest.approx(losses(one.metrics)[:STEPS], rel=ROUNDING)
 
 
 @pytest.mark.parametrize("start", [command, torchrun])
 def test_a_sweep_from_yaml_trains_its_runs_on_two_processes(
     tmp_path: Path, start: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    fit: Sequence[object] = ("-m", "flops_fit", "fit", "--config", config(tmp_path))
-    assert command(*fit).returncode == 0
-    one = set_aside(longest(tmp_path / "out"), tmp_path)
-    done = start(*fit, "--trainer.strategy", "ddp", "--trainer.devices", 2)
+    config = tmp_path / "sweep.yaml"
+    config.write_text(yaml.safe_dump(CONFIG))
+    fit: list[object] = ["fit", "--config", config, "--sweep.output_dir", tmp_path / "out"]
+    assert main([*map(str, fit), "--sweep.launcher", "inline"]) == 0
+    one = all_but_the_longest(tmp_path)
+    done = start("-m", "flops_fit", *fit, "--trainer.strategy", "ddp", "--trainer.devices", 2)
     assert done.returncode == 0
-    check_sweep(one, RunDirectory(tmp_path / "out" / "runs" / one.run_id))
+    check_sweep(tmp_path, one)
     assert done.stderr.count("report: ") == 1, "one process orchestrates, the others leave quietly"
 
 
-@pytest.mark.parametrize("start", [command, torchrun])
-def test_a_sweep_from_python_trains_its_runs_on_two_processes(
-    tmp_path: Path, start: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_sweep_from_python_trains_its_runs_on_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    find_optimal(
+        model_cls=toy.Net,
+        model_size_param="width",
+        dataset=toy.regression,
+        loss_fn=toy.squared_error,
+        compute_budgets=BUDGETS,
+        sizes=SIZES,
+        min_steps=5,
+        batch_size=32,
+        lr=LR,
+        output_dir=tmp_path / "out",
+        trainer={"accelerator": "cpu"},
+        launcher="inline",
+    )
+    one = all_but_the_longest(tmp_path)
     assert command(script, tmp_path / "out").returncode == 0
-    one = set_aside(longest(tmp_path / "out"), tmp_path)
-    assert start(script, tmp_path / "out", "two").returncode == 0
-    check_sweep(one, RunDirectory(tmp_path / "out" / "runs" / one.run_id))
+    check_sweep(tmp_path, one)

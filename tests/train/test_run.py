@@ -6,9 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -137,53 +134,6 @@ class _StopAt:
                     os.kill(os.getpid(), signal.SIGTERM)
 
         return Stop()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_kill_nine_at_random_moments_changes_no_bit(tmp_path: Path, workers: int) -> None:
-    steps = 1500
-    source = recipe(dropout=0.3)
-    source.dataset, source.val_dataset = _with_workers if workers else toy.regression, toy.regression
-    whole = write(tmp_path / "whole", experiment(steps=steps), source, interval=1.0)
-    killed = write(tmp_path / "killed", experiment(steps=steps), source, interval=0.1)
-    command = [sys.executable, "-m", "flops_fit", "run"]
-    assert subprocess.run([*command, str(whole.path)], capture_output=True).returncode == 0
-    kills = 0
-    for delay in (0.3, 0.1):
-        process = subprocess.Popen([*command, str(killed.path)], start_new_session=True)
-        while not killed.timing.exists() and process.poll() is None:
-            time.sleep(0.05)
-        rows = killed.timing.stat().st_size
-        while killed.timing.stat().st_size == rows and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(delay)
-        if process.poll() is None:
-            kills += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert kills >= 1
-    assert subprocess.run([*command, str(killed.path)], capture_output=True).returncode == 0
-    assert killed.metrics.read_bytes() == whole.metrics.read_bytes()
-    for name, weights in final_weights(whole).items():
-        assert torch.equal(weights, final_weights(killed)[name]), name
-
-
-def _with_workers():
-    return torch.utils.data.DataLoader(toy.regression(), batch_size=BATCH, num_workers=2)
-
-
-@pytest.mark.slow
-@pytest.mark.ddp
-def test_two_processes_see_the_batches_of_one(tmp_path: Path) -> None:
-    alone = write(tmp_path / "alone", experiment(), recipe())
-    together = write(tmp_path / "together", experiment(), recipe(trainer={"devices": 2, "strategy": "ddp"}))
-    for run in (alone, together):
-        done = subprocess.run([sys.executable, "-m", "flops_fit", "run", str(run.path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert together.result()["world_size"] == 2
-    assert together.result()["num_tokens"] == STEPS * BATCH
-    assert together.result()["loss"] == pytest.approx(alone.result()["loss"], rel=1e-4)
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
