@@ -286,6 +286,7 @@ CASES = [
     Case(name="iterable", data=stream),
     Case(name="loader with a state", data=bookmarked),
     Case(name="own training_step", module=OwnStep),
+    Case(name="own training_step, own sampler", module=OwnStep, data=own_sampler),
     Case(name="ddp", trainer=DDP, steps=300),
     Case(name="ddp, command", trainer=DDP, steps=300, command=True, signals=ANY_SIGNAL),
     Case(name="ddp, any signal", trainer=DDP, steps=300, signals=ANY_SIGNAL),
