@@ -80,9 +80,14 @@ def serve(main: Callable[[str], int]) -> None:
 
 
 def _load(entry: str) -> Callable[[str], int]:
-    """Import once what every child needs: the function named ``module:name`` that trains the run in a folder."""
-    module, _, name = entry.partition(":")
-    main: Callable[[str], int] = getattr(importlib.import_module(module), name)
+    """Load once what every child needs: the function named ``module:name`` that trains the run in a folder.
+
+    A function ``preload`` beside it is called.
+    """
+    path, _, name = entry.partition(":")
+    module = importlib.import_module(path)
+    main: Callable[[str], int] = getattr(module, name)
+    getattr(module, "preload", lambda: None)()
     gc.collect()
     gc.freeze()  # what is loaded stays shared between the children instead of being copied by a collection
     return main

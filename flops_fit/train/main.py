@@ -9,10 +9,15 @@ import sys
 from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.failure import failure_details
-from flops_fit.train.recipe import read_run_config
+from flops_fit.train.recipe import config_parser, read_run_config
 from flops_fit.train.run import EXIT_CODES, train_run
 
 _REFUSED = 2
+
+
+def preload() -> None:
+    """Build what every run needs and no run changes; called once in a process that forks others for the runs."""
+    config_parser()
 
 
 def train_directory(path: str) -> int:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,8 +55,9 @@ class Recipe(Protocol):
         """Plain values another process can rebuild the recipe from; None where only this process can."""
 
 
+@cache
 def config_parser() -> LightningArgumentParser:
-    """The model, data and trainer groups of a sweep's YAML."""
+    """The model, data and trainer groups of a sweep's YAML; built once a process, since that takes a while."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(ScalingModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
@@ -75,16 +76,18 @@ class ConfigRecipe:
     config: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self._parser = config_parser()
+        self._parsed: Namespace | None = None
 
     def _instance(self, group: str) -> Any:
+        if self._parsed is None:
+            self._parsed = config_parser().parse_object(copy.deepcopy(self.config))
         # Only the group that is wanted: another one may be costly to build.
-        parsed = self._parser.parse_object(copy.deepcopy(self.config))
-        others = [k for k in ("model", "data", "trainer") if k != group]
-        for other in others:
+        parsed = copy.copy(self._parsed)
+        for other in {"model", "data", "trainer"} - {group}:
             parsed.pop(other)
+        parsed[group] = copy.deepcopy(parsed[group])
         try:
-            return self._parser.instantiate(parsed)[group]
+            return config_parser().instantiate(parsed)[group]
         except Exception as error:
             # The parser wraps what a constructor raises in the list of all it tried.
             cause = error.__cause__ or error
