@@ -162,11 +162,12 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         if run.state() is not RunState.COMPLETED:
             write_run_config(run, experiment, config, facts)
 
-    def train(run: RunDirectory) -> None:
+    def train(run: RunDirectory) -> RunState | None:
         try:
-            train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
+            return train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
         except RunError as error:  # its directory is in use or cannot be written; the others go on
             logger.error("%s", error)
+            return None
 
     trainer = study.recipe.trainer()
     launcher = build_launcher(

@@ -31,7 +31,8 @@ def status(words: list[str]) -> int:
         return GOOD
     width = max(len(str(r["run_id"])) for r in runs)
     for row in runs:
-        print(f"{row['run_id']:<{width}}  {row['state']:<11}  {row['note']}".rstrip())
+        note = str(row["note"]).partition("\n")[0]  # hints and the like are in the state file
+        print(f"{row['run_id']:<{width}}  {row['state']:<11}  {note}".rstrip())
     share = now.done_flops / now.total_flops
     print(", ".join(f"{n} {state}" for state, n in counts.items()) + f"; {share:.0%} of the FLOPs done")
     return GOOD

@@ -12,7 +12,7 @@ class InlineLauncher:
     """Runs in this process, one after the other.
 
     Args:
-        train: Trains one run in its directory.
+        train: Trains one run in its directory, and returns the state it ended in where it could.
     """
 
     def __init__(self, train: Callable[[RunDirectory], object]) -> None:
@@ -21,8 +21,7 @@ class InlineLauncher:
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         for job in jobs:
             poll()
-            self._train(job.run)
-            if job.run.state() is RunState.INTERRUPTED:
+            if self._train(job.run) is RunState.INTERRUPTED:
                 raise KeyboardInterrupt
             if on_done(job):
                 return
