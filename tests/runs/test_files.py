@@ -6,12 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from disks import fill, mount, small_disk
 
 from flops_fit.errors import DataError, RunError
-from flops_fit.runs.files import CsvLog, exclusive, read_json, read_metrics, sha256, write_atomic, write_json
+from flops_fit.runs.files import (
+    CsvLog,
+    exclusive,
+    last_value,
+    read_json,
+    read_metrics,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("stopped_at", ["fsync", "replace"])
@@ -164,3 +176,58 @@ def test_numbers_in_json_keep_every_digit(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"loss": 1 / 3, "flops": 1e300, "steps": 2**60})
     values = json.loads((tmp_path / "x.json").read_text())
     assert (values["loss"], values["flops"], values["steps"]) == (1 / 3, 1e300, 2**60)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk with nothing left on it, and two files of before."""
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        log(disk, 100)
+        write_json(disk / "state.json", {"state": "running"})
+        fill(disk)
+        yield disk
+
+
+def test_a_full_disk_leaves_the_old_json(full: Path) -> None:
+    with pytest.raises(RunError, match=r"state\.json cannot be written: No space left on device") as caught:
+        write_json(full / "state.json", {"state": "failed", "traceback": "x" * 9000})
+    assert "make room on the disk" in str(caught.value)
+    assert read_json(full / "state.json")["state"] == "running"
+    assert not list(full.glob("*.tmp"))
+
+
+def test_a_row_that_a_full_disk_tears_is_taken_back(full: Path) -> None:
+    file = log(full, 0)
+    rows = len(read_metrics(file.path))
+    with suppress(RunError):
+        while True:  # until the page it is in is full
+            file.append({"step": rows, "train_loss": 1 / 3})
+            rows += 1
+    assert len(read_metrics(file.path)) == rows
+    with pytest.raises(RunError, match=r"metrics\.csv cannot be written: No space left on device"):
+        file.append({"step": rows, "train_loss": 1 / 3})
+    assert len(read_metrics(file.path)) == rows
+    (full / "ballast").unlink()
+    file.append({"step": rows, "train_loss": 1 / 3})
+    assert len(read_metrics(file.path)) == rows + 1
+
+
+def test_a_disk_that_cannot_be_written_cannot_be_locked(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        mount("-o", "remount,ro", disk)
+        refusal = pytest.raises(RunError, match="lock cannot be written: Read-only file system")
+        with refusal, exclusive(disk / "lock", "run r1"):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", "step,num_tokens", "step,loss\n1,2\n", "step,num_tokens\n1,\n"])
+def test_a_log_without_a_number_has_no_last_value(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(DataError, match="has no num_tokens"):
+        last_value(tmp_path / "metrics.csv", "num_tokens")
+
+
+def test_the_last_value_is_that_of_the_last_whole_row_that_has_one(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,num_tokens,val_loss\n1,16,\n2,32,0.5\n3,48,\n4,6")
+    assert last_value(tmp_path / "metrics.csv", "num_tokens") == 48
+    assert last_value(tmp_path / "metrics.csv", "val_loss") == 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from flops_fit.train.recipe import PythonRecipe
 class Dying(toy.Net):
     """Killed by the system in its tenth training step, a number of times for each width named."""
 
-    def __init__(self, width: int, folder: str = "", deaths: dict[str, int] | None = None) -> None:
+    def __init__(self, width: int, graves: str = "", deaths: dict[str, int] | None = None) -> None:
         super().__init__(width)
-        self.file, self.deaths, self.calls = Path(folder) / f"deaths{width}", (deaths or {}).get(str(width), 0), 0
+        self.file, self.deaths, self.calls = Path(graves) / f"deaths{width}", (deaths or {}).get(str(width), 0), 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += x.device.type != "meta" and self.training
@@ -53,12 +54,17 @@ class Heavy(toy.Net):
         self.register_buffer("ballast", torch.zeros(1_500_000 if width == 8 else 1))
 
 
-class Slow(toy.Net):
-    """Takes a while over each step."""
+class Waiting(toy.Net):
+    """Goes no further than its third training step until a file is there."""
+
+    def __init__(self, width: int, gate: str) -> None:
+        super().__init__(width)
+        self.gate, self.calls = Path(gate), 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "meta" and self.training:
-            torch.randn(400, 400) @ torch.randn(400, 400)
+        self.calls += x.device.type != "meta" and self.training
+        while self.calls == 3 and not self.gate.exists():
+            time.sleep(0.05)
         return super().forward(x)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,19 +155,36 @@ def test_a_disk_that_fills_up_leaves_whole_files_and_a_run_that_can_go_on(
     assert same(run, one)
 
 
-def flops_fit(*words: object, **options: object) -> subprocess.Popen[str]:
-    """The command, in a process of its own that can import the models of these tests."""
-    here = Path(__file__).parent
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the command in a process group of its own that can import the models of these tests."""
+    here, started = Path(__file__).parent, []
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "flops_fit", *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, **pipes, **options)
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flops_fit", *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = os.environ | {"PYTHONPATH": path}
+        started.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
-def told(*words: object) -> tuple[int, str, str]:
-    process = flops_fit(*words)
-    out, err = process.communicate()
-    return process.returncode, out, err
+@pytest.fixture
+def told(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str, str]]:
+    """Code, output and messages of the command."""
+
+    def told(*words: object) -> tuple[int, str, str]:
+        process = start(*words)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    return told
 
 
 def run_of(folder: Path, start: str) -> RunDirectory:
@@ -185,24 +204,22 @@ def states(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_sweep_on_a_full_disk_does_what_fits_and_then_the_rest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, told: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = config(tmp_path / "whole", "faulty.Heavy", "inline")
-    assert main(["fit", "--config", str(whole)]) == GOOD
+    main(["fit", "--config", str(config(tmp_path / "whole", "faulty.Heavy", "inline", [1e6]))])
     with small_disk(tmp_path / "disk", "64M") as disk:
-        file = config(disk, "faulty.Heavy")
+        file = config(disk, "faulty.Heavy", compute_budgets=[1e6])
         fill(disk, leave=4 << 20)  # enough for everything but the checkpoints of one size
         code, _, err = told("fit", "--config", file)
         assert code == SOME_FAILED, err
-        assert "3 failed" in err
-        found = states(disk, capsys)
-        assert {name for name, state in found.items() if state == "failed"} == {n for n in found if "width8" in n}
+        assert "1 failed" in err
+        heavy = {"C1e+06_width8": "failed"}
+        assert states(disk, capsys) == {"C1e+06_width4": "completed", "C1e+06_width6": "completed"} | heavy
         run = run_of(disk, "C1e+06_width8")
         assert "No space left on device" in run.details()["error"]
         assert "No space left on device" in run.log.read_text()
         (disk / "ballast").unlink()
-        code, _, err = told("fit", "--config", file, "--retry-failed")
-        assert code == GOOD, err
+        main(["fit", "--config", str(file), "--retry-failed", "--sweep.launcher", "inline"])
         for there in (tmp_path / "whole" / "out" / "runs").iterdir():
             assert same(RunDirectory(disk / "out" / "runs" / there.name), RunDirectory(there))
 
@@ -221,6 +238,7 @@ def test_a_read_only_output_directory_gets_one_message(tmp_path: Path, capsys: p
         assert not list(out.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_turns_read_only_stops_no_other_run(
     tmp_path: Path, undisturbed: Study, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,11 +269,12 @@ def test_a_run_directory_that_turns_read_only_stops_no_other_run(
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_started_again_but_not_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = config(tmp_path / "whole", "faulty.Dying", "inline")
-    assert main(["fit", "--config", str(whole)]) == GOOD
-    deaths = {"4": 2, "6": 5}
-    file = config(tmp_path, "faulty.Dying", folder=str(tmp_path), deaths=deaths, compute_budgets=[1e6])
+def test_a_killed_run_is_started_again_but_not_for_ever(
+    tmp_path: Path, told: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", "--config", str(config(tmp_path / "whole", "faulty.Dying", "inline", [1e6]))])
+    deaths = {"4": 1, "6": 3}
+    file = config(tmp_path, "faulty.Dying", compute_budgets=[1e6], graves=str(tmp_path), deaths=deaths)
     code, _, err = told("fit", "--config", file)
     assert code == INTERRUPTED, err
     dead = run_of(tmp_path, "C1e+06_width6")
@@ -265,9 +284,8 @@ def test_a_killed_run_is_started_again_but_not_for_ever(tmp_path: Path, capsys: 
         "C1e+06_width6": "interrupted",
         "C1e+06_width8": "completed",
     }
-    assert [len((tmp_path / f"deaths{width}").read_text()) for width in (4, 6)] == [2, 3]
-    code, _, err = told("fit", "--config", file)  # again, two deaths later, it lives
-    assert "3 of 3 runs completed" in err
+    assert [len((tmp_path / f"deaths{width}").read_text()) for width in (4, 6)] == [1, 3]
+    main(["fit", "--config", str(file), "--sweep.launcher", "inline"])
     for width in (4, 6, 8):
         assert same(run_of(tmp_path, f"C1e+06_width{width}"), run_of(tmp_path / "whole", f"C1e+06_width{width}"))
 
@@ -334,19 +352,23 @@ def test_a_sweep_of_which_a_run_has_completed_is_not_stopped(call: Call) -> None
 # Several processes on one directory
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], Any], *processes: subprocess.Popen[str]) -> None:
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert not processes or any(process.poll() is None for process in processes)
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_a_second_orchestrator_is_refused_until_the_first_is_gone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    start: Callable[..., subprocess.Popen[str]],
+    told: Callable[..., tuple[int, str, str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = config(tmp_path, "faulty.Slow", compute_budgets=[3e6])
-    first = flops_fit("fit", "--config", file, start_new_session=True)
-    until(lambda: list(tmp_path.glob("out/runs/*/timing.csv")), first)
+    gate = tmp_path / "gate"
+    file = config(tmp_path, "faulty.Waiting", compute_budgets=[1e6], gate=str(gate))
+    first = start("fit", "--config", file)
+    until(lambda: list(tmp_path.glob("out/runs/*/metrics.csv")), first)
     plan = (tmp_path / "out" / "plan.json").read_bytes()
     code, out, err = told("fit", "--config", file, "--sweep.compute_budgets", "[1e6, 3e6]")
     assert (code, out) == (BAD_INPUT, "")
@@ -354,27 +376,35 @@ def test_a_second_orchestrator_is_refused_until_the_first_is_gone(
     assert (tmp_path / "out" / "plan.json").read_bytes() == plan
     assert "running" in states(tmp_path, capsys).values()
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
-    assert "running" not in states(tmp_path, capsys).values()
-    code, _, err = told("fit", "--config", file)
-    assert "3 of 3 runs completed" in err
+    first.wait()
+    until(lambda: "running" not in states(tmp_path, capsys).values())  # its children end when they have noticed
+    gate.touch()
+    main(["fit", "--config", str(file), "--sweep.launcher", "inline"])
+    assert set(states(tmp_path, capsys).values()) == {"completed"}
 
 
 @pytest.mark.slow
-def test_a_run_started_twice_is_trained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = config(tmp_path, "faulty.Slow", "commands", compute_budgets=[3e6])
+def test_a_run_started_twice_is_trained_once(
+    tmp_path: Path,
+    start: Callable[..., subprocess.Popen[str]],
+    told: Callable[..., tuple[int, str, str]],
+) -> None:
+    gate = tmp_path / "gate"
+    file = config(tmp_path, "faulty.Waiting", "commands", compute_budgets=[1e6], gate=str(gate))
     main(["fit", "--config", str(file)])
-    run = run_of(tmp_path, "C3e+06_width4")
-    processes = [flops_fit("run", run.path) for _ in range(2)]
+    run = run_of(tmp_path, "C1e+06_width4")
+    processes = [start("run", run.path) for _ in range(2)]
+    until(lambda: any(process.poll() is not None for process in processes), *processes)
+    gate.touch()
     answers = [process.communicate() for process in processes]
     codes = [process.returncode for process in processes]
     assert sorted(codes) == [GOOD, BAD_INPUT], answers
     trainer = processes[codes.index(GOOD)]
     refusal = answers[codes.index(BAD_INPUT)][1]
     assert f"run {run.run_id} is in use by process {trainer.pid} on {socket.gethostname()} since 20" in refusal
-    before = run.path.joinpath("result.json").stat().st_mtime_ns, run.metrics.read_bytes()
+    before = (run.path / "result.json").stat().st_mtime_ns, run.metrics.read_bytes()
     assert told("run", run.path)[0] == GOOD
-    assert (run.path.joinpath("result.json").stat().st_mtime_ns, run.metrics.read_bytes()) == before
+    assert ((run.path / "result.json").stat().st_mtime_ns, run.metrics.read_bytes()) == before
 
 
 # Clocks that jump
@@ -403,9 +433,43 @@ def test_a_run_begun_by_another_clock_is_gone_on_with(
     assert same(run, one)
 
 
+# What is said of it all
+
+
+def spoil(run: RunDirectory, file: str, content: bytes | None) -> None:
+    if content is None:
+        (run.path / file).unlink()
+    else:
+        (run.path / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 500, b"{", b"step,num_tokens\n\xff"])
+@pytest.mark.parametrize("file", ["result.json", "metrics.csv", "state.json", "config.yaml", "run.log"])
+def test_status_tells_what_is_wrong_with_one_run_and_all_about_the_others(
+    tmp_path: Path, undisturbed: Study, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed.directory.path, out)
+    run = run_of(tmp_path, "C1e+06_width6")
+    (run.path / "run.log").touch()
+    spoil(run, file, content)
+    found = states(tmp_path, capsys)
+    assert found == dict.fromkeys(found, "completed") | (
+        {"C1e+06_width6": "interrupted"} if (file, content) == ("result.json", None) else {}
+    )
+    main(["status", str(out)])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(run.run_id))
+    assert (file in line) == (file in ("result.json", "metrics.csv") and "completed" in line)
+    (run.path / "result.json").unlink(missing_ok=True)  # and the same for one that has not completed
+    assert states(tmp_path, capsys)["C1e+06_width6"] in ("interrupted", "pending")
+    shutil.rmtree(run.path)
+    assert states(tmp_path, capsys)["C1e+06_width6"] == "pending"
+
+
 # What a call may spend
 
 
+@pytest.mark.slow
 def test_a_call_that_may_not_spend_all_says_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "--config", str(config(tmp_path, "toy.Net", "inline", compute_budgets=[1e6, 2e6]))]
     assert main([*words, "--max-flops", "3.5e6"]) == GOOD

@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(saved: RunDirectory, damag
 def test_no_flipped_bit_goes_unnoticed(saved: RunDirectory) -> None:
     data = bytearray(saved.checkpoint.read_bytes())
     for position in range(8 * len(data)):
-        if position % 23:  # every bit would take ten seconds
+        if position % 97:  # every bit would take too long
             continue
         data[position // 8] ^= 1 << position % 8
         saved.checkpoint.write_bytes(data)
