@@ -140,6 +140,8 @@ def find_optimal(
     slurm: Mapping[str, Any] | None = None,
     ray: Mapping[str, Any] | None = None,
     checkpoint_interval: float | str = 60.0,
+    loggers: list[dict[str, Any]] | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Result | SweepPlan:
     """Find how big a model should be, and on how much data, for any amount of compute.
 
@@ -154,7 +156,8 @@ def find_optimal(
             that returns one; items are pairs (inputs, targets) or mappings. A function can also be called by other
             processes, so that runs are trained side by side.
         loss_fn: ``(outputs, targets) -> scalar``.
-        val_dataset: Held-out data, likewise; without it a part of ``dataset`` is held out.
+        val_dataset: Held-out data, likewise, or several sets by name, of which the first gives the loss; without it a
+            part of ``dataset`` is held out.
         output_dir: Where everything is written; the same call on it resumes.
         train: False only plans.
         batch_size: Samples an optimiser step, over all devices; chosen when not given.
@@ -182,6 +185,9 @@ def find_optimal(
         slurm: What a run asks of Slurm, such as {"partition": "gpu", "time_limit": "4h"}; keys of ``SlurmOptions``.
         ray: What a run asks of Ray, such as {"address": "auto", "gpus": 0.25}; keys of ``RayOptions``.
         checkpoint_interval: Time between checkpoints [seconds].
+        loggers: Lightning loggers that every run gets, each {"class_path": ..., "init_args": {...}}.
+        metrics: Further numbers of every evaluation by name: torchmetrics, as {"class_path": ..., "init_args": {...}}
+            so that other processes can build them too, or instances.
 
     Returns:
         The Result; the SweepPlan where ``train`` is False or dataset or loss is missing.
@@ -242,7 +248,8 @@ def find_optimal(
             "warmup_fraction": warmup_fraction,
             "weight_decay": weight_decay,
             "unit": unit,
-        },
+        }
+        | ({} if metrics is None else {"metrics": dict(metrics)}),
         trainer_kwargs=dict(trainer or {}),
     )
     config = SweepConfig(
@@ -264,6 +271,7 @@ def find_optimal(
         slurm=options_from(SlurmOptions, slurm),
         ray=options_from(RayOptions, ray),
         checkpoint_interval=Seconds(checkpoint_interval),
+        loggers=loggers,
     )
     study = plan_study(recipe, config)
     if not train:

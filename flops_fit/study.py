@@ -58,10 +58,12 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     """
     from flops_fit.plan.planner import SizeChoice, make_plan
     from flops_fit.train.guard import check_trainer
+    from flops_fit.train.loggers import check_loggers
     from flops_fit.train.recipe import basis_hash
 
     trainer = recipe.trainer()
     check_trainer(trainer)
+    check_loggers(config.loggers)
     data, module = recipe.data(), recipe.module()
     choice = SizeChoice(
         num_sizes_per_budget=config.num_sizes_per_budget,
@@ -154,6 +156,7 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         "flops_rule": study.plan.flops_rule,
         "unit": study.plan.unit,
         "group": sweep.path.resolve().name,
+        "loggers": study.config.loggers,
         "origin": origin(Path.cwd()),
     }
     experiments = {e.experiment_id: e for e in study.plan.experiments}

@@ -170,6 +170,10 @@ BAD = {
     "budgets too small": ({"compute_budgets": [10.0]}, PlanError, "no size can be trained"),
     "an unknown launcher": ({"launcher": "cloud"}, PlanError, "launcher='cloud' is unknown"),
     "a Trainer option that is ours": ({"trainer": {"max_steps": 3}}, PlanError, "max_steps cannot be set"),
+    "a logger that is none": ({"loggers": [{"class_path": "CSVLoger"}]}, PlanError, "did you mean CSVLogger"),
+    "loggers that are no list": ({"loggers": {"class_path": "CSVLogger"}}, PlanError, "loggers is dict, not a list"),
+    "a metric that is none": ({"metrics": {"a": 3}}, PlanError, "metrics: a is 3, not a mapping with class_path"),
+    "a set that is none": ({"val_dataset": {"a": toy.regression(9), "b": 3}}, DataError, "'b' is int, not a data set"),
     "a batch that is no number": ({"batch_size": 0}, DataError, "batch_size=0 must be a positive"),
 }
 

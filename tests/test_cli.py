@@ -228,6 +228,20 @@ BAD = {
     "a loss of no arguments": ({"model.init_args.loss_fn": "toy.loader"}, "loss_fn loader cannot be called", "hint"),
     "no loss": ({"model.init_args.loss_fn": None}, "no loss_fn was given", "hint"),
     "a Trainer option that is ours": ({"trainer.max_epochs": 3}, "max_epochs cannot be set", ""),
+    "a logger that is none": (
+        {"sweep.loggers": [{"class_path": "CSVLoger"}]},
+        "loggers[0]: lightning.pytorch.loggers has no CSVLoger",
+        "did you mean CSVLogger?",
+    ),
+    "a metric that does not fit": (
+        {
+            "model.init_args.metrics": {
+                "a": {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 3}}
+            }
+        },
+        "a (MulticlassAccuracy) fails",
+        "compute_outputs",
+    ),
     "data smaller than a batch": ({"data.init_args.batch_size": 100_000}, "fewer than one batch", "lower batch_size"),
 }
 

@@ -119,6 +119,8 @@ class SweepConfig:
         slurm: What a run asks of Slurm.
         ray: What a run asks of Ray.
         checkpoint_interval: Time between checkpoints, such as 60 or "5min" [seconds].
+        loggers: Lightning loggers that every run gets beside its metrics.csv, each {class_path: ..., init_args: ...};
+            name, group, tags and folder are filled in.
     """
 
     size_param: str
@@ -139,6 +141,7 @@ class SweepConfig:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     ray: RayOptions = field(default_factory=RayOptions)
     checkpoint_interval: Seconds = Seconds(60)  # noqa: RUF009
+    loggers: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.output_dir = Path(self.output_dir)

@@ -34,7 +34,7 @@ def made_metrics(metrics: Mapping[str, Metric | Mapping[str, Any]]) -> dict[str,
                 hint=f"pass {metric.__name__}(...), or its class_path and init_args",
             )
         if not isinstance(metric, Metric):
-            metric = build(metric, f"metrics: {name}", Metric)
+            metric = build(metric, f"metrics: {name}", Metric, "torchmetrics")
         made[name] = metric
     return made
 

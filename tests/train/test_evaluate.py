@@ -207,7 +207,7 @@ def test_metrics_may_be_plain_values_that_reach_other_processes() -> None:
         ({"mse": {"class_path": "torch.nn.ReLU"}}, "torch.nn.ReLU is not a Metric"),
         (
             {"a": {"class_path": "torchmetrics.MeanSquaredError", "init_args": {"square": 1}}},
-            "cannot be built: ValueError: Unexpected keyword",
+            "does not take square\n\nhint: did you mean squared?",
         ),
     ],
 )
