@@ -139,7 +139,7 @@ class RepeatedBatches:
         return self.total * self.pieces
 
     # Not state_dict: Lightning would call that, at any moment, and restore it by itself.
-    def state_at(self, step: int) -> dict[str, Any] | None:
+    def place(self, step: int) -> dict[str, Any] | None:
         """Where the loader was when ``step`` optimiser steps were done, however far it has been read since.
 
         Returns:
@@ -148,10 +148,10 @@ class RepeatedBatches:
         notes = [note for note in self._notes if note["samples"] <= step * self.accumulate * self.batch]
         return notes[-1] if notes else None
 
-    def go_on_from(self, state: dict[str, Any] | None) -> None:
-        """Go on, at the next iteration, from what ``state_at`` returned; by passing over batches where it was None."""
-        if state is not None and not state["samples"] % self.batch:
-            self._resumed = state if self.is_stateful else None
+    def go_to(self, place: dict[str, Any] | None) -> None:
+        """Go on, at the next iteration, from what ``place`` returned; by passing over batches where it was None."""
+        if place is not None and not place["samples"] % self.batch:
+            self._resumed = place if self.is_stateful else None
 
     def __iter__(self) -> Iterator[Any]:
         randomness, resumed = PrivateRandomness(self.seed), self._resumed

@@ -209,7 +209,7 @@ def resumed(data: SweepData, state: Any, start: int, **changes: Any) -> list[flo
     """The first input of every micro-batch that a resumed run sees."""
     placed = {"start": start, "rank": 0, "world": 1, "accumulate": 1} | changes
     loader = data.batches(4, 40, seed=0, **placed)
-    loader.go_on_from(state)
+    loader.go_to(state)
     return [batch[0][0, 0].item() for batch in loader]
 
 
@@ -224,7 +224,7 @@ def test_a_loader_with_a_state_keeps_it_and_every_run_begins_at_its_beginning() 
     for _ in zip(range(30), loader, strict=False):
         pass
     assert [x[0, 0].item() for x in read(data, 4, steps=40)] == first, "another run was left in the middle"
-    state = loader.state_at(20)
+    state = loader.place(20)
     assert state is not None
     assert resumed(data, state, 20) == first[20:]
     assert resumed(data, None, 20) == first[20:], "without its state it is passed over"
@@ -251,7 +251,7 @@ def test_a_state_that_is_more_than_plain_values_is_passed_over_and_the_user_told
     ]
     loader = data.batches(4, 40, seed=0, start=0, rank=0, world=1, accumulate=1)
     whole = [batch[0][0, 0].item() for batch in loader]
-    assert loader.state_at(20) is None
+    assert loader.place(20) is None
     assert resumed(data, None, 20) == whole[20:]
 
 

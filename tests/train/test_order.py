@@ -281,10 +281,10 @@ def test_a_state_is_restored_exactly_however_far_ahead_the_loader_was_read(
     for step, ahead in ((1, 0), (4, 3), (5, 0), (6, 5), (10, 0), (13, 1)):
         killed = stateful(kind)
         list(islice(killed, step + ahead))
-        state = saved(killed.state_at(step))
+        state = saved(killed.place(step))
         torch.manual_seed(2)
         again = stateful(kind, start=step)
-        again.go_on_from(state)
+        again.go_to(state)
         if "workers" in kind:  # what worker processes draw is their own
             assert [x for x, _ in values(again)] == [x for x, _ in whole[step:]]
         else:
@@ -297,10 +297,10 @@ def test_a_twice_resumed_loader_goes_on_too() -> None:
     first = stateful("by hand")
     list(islice(first, 6))
     second = stateful("by hand", start=6)
-    second.go_on_from(saved(first.state_at(6)))
+    second.go_to(saved(first.place(6)))
     list(islice(second, 1))
     third = stateful("by hand", start=7)
-    third.go_on_from(saved(second.state_at(7)))
+    third.go_to(saved(second.place(7)))
     assert values(third) == whole[7:]
 
 
@@ -310,17 +310,17 @@ def test_a_state_is_that_of_whole_steps_whatever_the_micro_batches_are_then() ->
     list(islice(killed, 7))  # in the middle of the fourth step
     again = RepeatedBatches(LOADERS["by hand"](), 4, 7, start=3, accumulate=2, pieces=2, is_stateful=True)
     assert len(again) == 28
-    again.go_on_from(killed.state_at(3))
+    again.go_to(killed.place(3))
     joined_again = [joined(x.tolist() for x, _ in pair) for pair in zip(*[iter(again)] * 2, strict=True)]
     assert joined_again == [x for x, _ in whole[6:]]
 
 
 def test_a_loader_that_has_read_nothing_or_has_no_state_has_none_to_save() -> None:
-    assert stateful("by hand").state_at(0) is None
+    assert stateful("by hand").place(0) is None
     plain = RepeatedBatches(loader(), 4, 14, start=0, accumulate=1)
     list(plain)
-    assert plain.state_at(3) is None
-    plain.go_on_from(None)
+    assert plain.place(3) is None
+    plain.go_to(None)
 
 
 def test_a_state_that_is_not_plain_is_not_saved_and_the_user_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +328,7 @@ def test_a_state_that_is_not_plain_is_not_saved_and_the_user_told(caplog: pytest
     strange.state_dict = lambda: {"rng": np.random.default_rng(0)}  # type: ignore[method-assign]
     repeated = RepeatedBatches(strange, 4, 14, start=0, accumulate=1, is_stateful=True)
     list(islice(repeated, 3))
-    assert repeated.state_at(3) is None
+    assert repeated.place(3) is None
     assert "holds Generator, which a checkpoint cannot; a resumed run passes over the batches" in caplog.text
 
 
