@@ -419,10 +419,9 @@ def last_row(run: RunDirectory) -> int:
 
 
 def _saved_step(run: RunDirectory) -> int:
-    try:
-        return int(torch.load(run.checkpoint, weights_only=True, map_location="cpu")["global_step"])
-    except FileNotFoundError:
-        return 0
+    """The step of the newest checkpoint, 0 where there is none."""
+    files = run.checkpoint.parent.glob("*.ckpt")
+    return max((int(torch.load(f, weights_only=True, map_location="cpu")["global_step"]) for f in files), default=0)
 
 
 def weights(run: RunDirectory) -> dict[str, Tensor]:
