@@ -155,13 +155,21 @@ def test_the_batch_is_global(
     assert_same_losses(alone.metrics, run.metrics)
 
 
-@pytest.mark.parametrize("to", ["all ranks", "rank 0"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "to", "by_command"),
+    [
+        (signal.SIGTERM, "all ranks", False),
+        (signal.SIGTERM, "rank 0", False),
+        (signal.SIGINT, "all ranks", False),
+        (signal.SIGINT, "rank 0", False),
+        (signal.SIGTERM, "all ranks", True),  # Lightning, which then starts the ranks, watches how they end
+    ],
+)
 def test_asked_to_stop_all_ranks_save_once_and_leave(
-    tmp_path: Path, forks: torture.Forks, number: signal.Signals, to: str
+    tmp_path: Path, forks: torture.Forks, number: signal.Signals, to: str, by_command: bool
 ) -> None:
-    run = write(tmp_path, TWO, steps=5000)
-    process = torture.Started(run, forks, 2)
+    run = write(tmp_path, TWO, steps=20_000)
+    process = torture.Started(run, None if by_command else forks, 2)
     assert process.wait_for(lambda: torture.last_row(run) > 0)
     if to == "rank 0":
         os.kill(process.pid, number)
