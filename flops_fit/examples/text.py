@@ -88,7 +88,12 @@ class StdlibText(pl.LightningDataModule):
         seq_len: Bytes a window.
         batch_size: Windows an optimiser step, over all devices.
         val_windows: Windows in the validation set.
+
+    Attributes:
+        bytes_per_token: A token is a byte.
     """
+
+    bytes_per_token = 1.0
 
     def __init__(self, seq_len: int = 64, batch_size: int = 4, val_windows: int = 512) -> None:
         super().__init__()

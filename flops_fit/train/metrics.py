@@ -35,7 +35,7 @@ def made_metrics(metrics: Mapping[str, Metric | Mapping[str, Any]]) -> dict[str,
             )
         if not isinstance(metric, Metric):
             metric = build(metric, f"metrics: {name}", Metric, "torchmetrics")
-        made[name] = metric
+        made[name] = metric.clone()  # the next run has its own
     return made
 
 

@@ -139,7 +139,7 @@ class PythonRecipe:
         model_kwargs: Its fixed arguments.
         loss_fn: ``(outputs, targets) -> scalar``.
         dataset: Data, or a function without arguments that returns it.
-        val_dataset: Validation data likewise, or None.
+        val_dataset: Validation data likewise, several sets by name, or None.
         batch_size: Global batch [samples], or None.
         module_cls: ScalingModule or the user's subclass.
         module_kwargs: Its arguments: lr, schedule and so on.
@@ -186,7 +186,7 @@ class PythonRecipe:
         config |= {"module_kwargs": self.module_kwargs, "trainer_kwargs": self.trainer_kwargs}
         for name in ("model_cls", "loss_fn", "dataset", "val_dataset", "module_cls"):
             thing = getattr(self, name)
-            config[name] = reference(thing)
+            config[name] = _named(thing)
             if thing is not None and config[name] is None:
                 return None
         try:
@@ -202,8 +202,22 @@ def recipe_from(config: dict[str, Any]) -> Recipe:
         return ConfigRecipe({k: config[k] for k in ("model", "data", "trainer")})
     named = ("model_cls", "loss_fn", "dataset", "val_dataset", "module_cls")
     rest = ("model_kwargs", "batch_size", "module_kwargs", "trainer_kwargs")
-    arguments: dict[str, Any] = {k: None if config[k] is None else resolve(config[k]) for k in named}
+    arguments: dict[str, Any] = {k: _resolved(config[k]) for k in named}
     return PythonRecipe(**arguments | {k: config[k] for k in rest})
+
+
+def _named(thing: Any) -> str | dict[str, str] | None:
+    """A reference, or one for each of several things by name; None where something cannot be found by name."""
+    if not isinstance(thing, dict):
+        return reference(thing)
+    names = {k: name for k, v in thing.items() if (name := reference(v)) is not None}
+    return names if len(names) == len(thing) else None
+
+
+def _resolved(named: str | dict[str, str] | None) -> Any:
+    if isinstance(named, dict):
+        return {k: resolve(v) for k, v in named.items()}
+    return None if named is None else resolve(named)
 
 
 def write_run_config(
@@ -270,7 +284,7 @@ def basis_hash(basis: dict[str, Any]) -> str:
 
 def _trainer_basis(trainer: dict[str, Any]) -> dict[str, Any]:
     """The Trainer arguments that change numbers; devices and strategies do not."""
-    deciding = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+    deciding = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "limit_val_batches")
     return {"trainer": {k: _plain(trainer[k]) for k in deciding if trainer.get(k) is not None}}
 
 

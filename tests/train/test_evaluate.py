@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +22,7 @@ from flops_fit.examples import GPT, next_token_loss
 from flops_fit.train.data import SweepData, sweep_data
 from flops_fit.train.evaluate import Evaluation, evaluate
 from flops_fit.train.module import ScalingModule
+from flops_fit.train.recipe import PythonRecipe, recipe_from
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -35,7 +40,7 @@ def module(kind: type[ScalingModule] = ScalingModule, **options: Any) -> Scaling
 def trainer(**options: Any) -> pl.Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "use_distributed_sampler": False}
-    return pl.Trainer(accelerator="cpu", devices=1, **quiet, **options)
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1} | quiet | options)
 
 
 def data(val: Any) -> SweepData:
@@ -248,3 +253,66 @@ def test_metrics_that_fit_pass_and_leave_nothing_behind() -> None:
     assert found.metrics["mse"] == pytest.approx(found.loss, rel=1e-6)
     module().check_metrics(net, None)  # there are none
     made.check_metrics(toy.Failing(8), toy.regression(10)[:])  # a network that does not run here is not judged
+
+
+# In other processes --------------------------------------------------------------------------------------------------
+
+
+def near() -> Any:
+    return DataLoader(toy.regression(100, seed=1), batch_size=16)
+
+
+def far() -> Any:
+    return DataLoader(toy.regression(30, seed=2), batch_size=16)
+
+
+def test_sets_and_metrics_reach_a_process_that_only_has_the_config() -> None:
+    recipe = PythonRecipe(
+        model_cls=toy.Net,
+        model_kwargs={},
+        loss_fn=toy.squared_error,
+        dataset=toy.regression,
+        val_dataset={"near": near, "far": far},
+        batch_size=16,
+        module_kwargs={"metrics": {"mse": {"class_path": "MeanSquaredError"}}},
+    )
+    config = recipe.to_config()
+    assert config is not None
+    again = recipe_from(json.loads(json.dumps(config)))
+    made = again.module()
+    made.begin({"width": 8}, 10)
+    found = evaluate(trainer(), made, again.data())
+    assert set(found.metrics) == {"mse", "loss/far", "mse/far"}
+    recipe.val_dataset = {"near": near, "far": toy.regression(30)}
+    assert recipe.to_config() is None
+
+
+_SCRIPT = """
+import sys, warnings
+sys.path[:0] = {paths!r}
+warnings.simplefilter("ignore")
+from torchmetrics import MeanSquaredError, SumMetric
+from test_evaluate import CountTokens, evaluate, data, module, near, far, trainer
+devices = int(sys.argv[1])
+made = module(metrics={{"mse": MeanSquaredError(), "sum": CountTokens()}})
+fitted = trainer(devices=devices, strategy="ddp" if devices > 1 else "auto")
+found = evaluate(fitted, made, data({{"near": near(), "far": far()}}))
+if fitted.is_global_zero:
+    print("found", found)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_any_number_of_processes_finds_the_same_to_the_bit(tmp_path: Path) -> None:
+    script = tmp_path / "evaluated.py"
+    here = Path(__file__).parent
+    script.write_text(_SCRIPT.format(paths=[str(here), str(here.parent)]))
+    told = []
+    for devices in (1, 2):
+        done = subprocess.run([sys.executable, str(script), str(devices)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told.append([line for line in done.stdout.splitlines() if line.startswith("found")])
+    assert len(told[0]) == 1
+    assert told[0] == told[1]
+    assert "'sum': 100.0" in told[0][0]
