@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
@@ -19,10 +16,13 @@ from flops_fit.runs.files import read_metrics
 from flops_fit.train.callbacks import Checkpointer, DivergedError, RunLog, TokenBudget
 from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint, usable_checkpoint
 from flops_fit.train.data import SweepData
+from flops_fit.train.environment import write_environment
+from flops_fit.train.evaluate import Evaluation, evaluate
 from flops_fit.train.guard import OWNED
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
 from flops_fit.train.ranks import check_world_size, cluster_plugins
+from flops_fit.train.record import Effort, run_record
 from flops_fit.train.steps import LONGEST_CHUNK, Step, StepChunks, StepTaker, watches_single_steps
 
 _OURS: dict[str, Any] = {
@@ -77,7 +77,6 @@ class Attempt:
     """
 
     def __init__(self, run: RunDirectory, experiment: Experiment, parts: RunParts, accumulate: int) -> None:
-        self.started = time.monotonic()
         assert experiment.steps is not None
         self.run, self.experiment, self.parts, self.accumulate = run, experiment, parts, accumulate
         self.steps = experiment.steps
@@ -96,7 +95,8 @@ class Attempt:
             clip, algorithm = arguments.pop("gradient_clip_val"), arguments.pop("gradient_clip_algorithm", None)
             self.module.step_taker = StepTaker(clip, algorithm, self._watch)
             del arguments["accumulate_grad_batches"]
-        ours = [self.budget, self.log, self.checkpointer]
+        self.effort = Effort()
+        ours = [self.effort, self.budget, self.log, self.checkpointer]
         arguments["callbacks"] = [*_listed(arguments.get("callbacks")), *ours]
         plugins = [*_listed(arguments.get("plugins")), *cluster_plugins(parts.trainer)]
         arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
@@ -112,13 +112,14 @@ class Attempt:
             RunError: The run saw another number of tokens than planned.
         """
         newest, passed_over = usable_checkpoint(self.run)
-        done = load_checkpoint(newest)["global_step"] if newest else 0
-        for note in passed_over if self.trainer.is_global_zero else ():
-            self.run.note(note)
-        self.log.step = done
+        saved: dict[str, Any] = load_checkpoint(newest) if newest else {"global_step": 0}
+        done = self.log.step = saved["global_step"]
         if self.trainer.is_global_zero:
+            for note in passed_over:
+                self.run.note(note)
             self.log.rewind(done)
             self.log.heartbeat(self.trainer)
+            write_environment(self.run, self.parts.facts.get("origin"))
         loader = self.parts.data.batches(
             self.parts.batch_size,
             self.steps,
@@ -133,13 +134,26 @@ class Attempt:
         else:  # killed between the last step and the result
             assert newest is not None
             newest.replace(self.run.checkpoint)
-            self.module.load_state_dict(load_checkpoint(self.run.checkpoint)["state_dict"])
+            self.module.load_state_dict(saved["state_dict"])
             self.budget.num_tokens = self.experiment.num_tokens
-        loss, metrics = self._evaluate()
-        self._check_progress(loss)
+            self.effort.recall(saved)
+            self.log.recall(saved)
+        evaluation = self._evaluate()
+        self._check_progress(evaluation.loss)
         if self.trainer.is_global_zero:
+            record = run_record(
+                self.run,
+                self.experiment,
+                self.parts,
+                self.trainer,
+                evaluation=evaluation,
+                loader=loader,
+                accumulate=self.accumulate,
+                effort=self.effort,
+                largest_gradient_norm=self.log.largest_gradient_norm,
+            )
             drop_optimizer_state(self.run.checkpoint)
-            self.run.finish(self._record(loss, metrics) | {"unique_tokens": self._unique_tokens(loader)})
+            self.run.finish(record)
 
     def _build(self) -> None:
         parts, experiment = self.parts, self.experiment
@@ -157,6 +171,9 @@ class Attempt:
         return self.budget.is_spent or self.checkpointer.stop_asked
 
     def _train(self, loader: Any, done: int, newest: Path | None) -> None:
+        if isinstance(loader, RepeatedBatches):
+            self.checkpointer.loader = loader
+            loader.go_to(self.checkpointer.place_of_loader(newest))
         batches = loader
         if self.is_chunked:
             longest = LONGEST_CHUNK if self.parts.checkpoint_interval else 1
@@ -166,18 +183,13 @@ class Attempt:
         self.budget.check(self.run.run_id)
         self.trainer.save_checkpoint(self.run.checkpoint)
 
-    def _evaluate(self) -> tuple[float, dict[str, float]]:
-        loss, metrics = self._held_out_loss()
+    def _evaluate(self) -> Evaluation:
+        evaluation = evaluate(self.trainer, self.module, self.parts.data)
         if self.trainer.is_global_zero:
-            self.log.evaluated(self.steps, loss)
-        if not math.isfinite(loss):
-            raise DivergedError(f"{self.run.run_id}: the evaluation loss is {loss}")
-        return loss, metrics
-
-    def _held_out_loss(self) -> tuple[float, dict[str, float]]:
-        self.trainer.validate(self.module, dataloaders=self.parts.data.val, verbose=False)
-        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        return metrics.pop("val_loss", math.nan), metrics
+            self.log.evaluated(self.steps, evaluation.loss)
+        if not math.isfinite(evaluation.loss):
+            raise DivergedError(f"{self.run.run_id}: the evaluation loss is {evaluation.loss}")
+        return evaluation
 
     def _check_progress(self, loss: float) -> None:
         """A run that ends above where it began has diverged, too."""
@@ -186,41 +198,16 @@ class Attempt:
         if loss <= self.trainer.strategy.broadcast(first):
             return
         # The first batch may have been an easy one: what counts is the untrained network on the held-out data.
+        trained = self.module.net
         pl.seed_everything(self.experiment.seed, workers=True, verbose=False)
         self._build()
-        start = self._held_out_loss()[0]
+        start = evaluate(self.trainer, self.module, self.parts.data).loss
+        self.module.net = trained
         if loss > start:
             raise DivergedError(
                 f"{self.run.run_id}: the loss ended at {loss:.4g}, above the {start:.4g} it started from",
                 hint="lower the learning rate",
             )
-
-    def _record(self, loss: float, metrics: dict[str, float]) -> dict[str, Any]:
-        return (
-            self.experiment.to_dict()
-            | self.parts.facts
-            | {
-                "loss": loss,
-                "metrics": metrics,
-                "seconds": round(time.monotonic() - self.started, 3),
-                "device": str(self.trainer.strategy.root_device),
-                "world_size": self.trainer.world_size,
-                "micro_batch": self.parts.batch_size // (self.accumulate * self.trainer.world_size),
-                "largest_gradient_norm": self.log.largest_gradient_norm,
-                "precision": str(self.trainer.precision),
-                "torch": torch.__version__,
-                "lightning": version("lightning"),
-            }
-        )
-
-    def _unique_tokens(self, loader: object) -> int:
-        """Tokens seen for the first time: all of them in the first epoch, nothing after it."""
-        num_tokens = self.experiment.num_tokens
-        samples = self.parts.data.num_samples
-        if isinstance(loader, RepeatedBatches) and loader.first_epoch is not None:
-            samples = loader.first_epoch * loader.batch
-        per_sample = num_tokens // (self.steps * self.parts.batch_size)
-        return num_tokens if samples is None else min(num_tokens, samples * per_sample)
 
 
 def _listed(value: Any) -> list[Any]:

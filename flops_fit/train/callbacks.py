@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,8 +20,9 @@ from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import HEARTBEAT_SECONDS, RunDirectory, RunState
 from flops_fit.runs.files import CsvLog
-from flops_fit.train.checkpoint import random_states, restore_random_states
+from flops_fit.train.checkpoint import load_checkpoint, random_states, restore_random_states
 from flops_fit.train.module import ScalingModule
+from flops_fit.train.order import RepeatedBatches
 from flops_fit.train.steps import Step, align_loops
 
 METRICS = ("step", "num_tokens", "lr", "train_loss", "val_loss")
@@ -149,6 +151,12 @@ class RunLog(pl.Callback):
         """Over all steps, before clipping; None without clipping by norm."""
         return None if self._norm is None else float(self._norm)
 
+    def recall(self, checkpoint: Mapping[str, Any]) -> None:
+        """The norm from a checkpoint of a run whose training had ended."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is not None:
+            self.load_state_dict(state)
+
     def rewind(self, step: int) -> None:
         """Forget what was logged after a checkpoint's step."""
         self.metrics.rewind(step, required="train_loss")  # an evaluation is made again as well
@@ -249,6 +257,7 @@ class Checkpointer(pl.Callback):
         self.stop_asked = False
         self._last, self._last_step = time.monotonic(), 0
         self._restored: dict[str, Any] | None = None
+        self.loader: RepeatedBatches | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -277,8 +286,15 @@ class Checkpointer(pl.Callback):
             self._listen()
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states of this process."""
-        return random_states()
+        """The random states of this process, and where a loader with an order of its own is."""
+        return random_states() | {"loader": self.loader.place(self._last_step) if self.loader is not None else None}
+
+    def place_of_loader(self, checkpoint: Path | None) -> dict[str, Any] | None:
+        """Where the loader was when a checkpoint was saved."""
+        if checkpoint is None:
+            return None
+        state: dict[str, Any] = load_checkpoint(checkpoint).get("callbacks", {}).get(self.state_key, {})
+        return state.get("loader")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the first batch: what Lightning draws before it must not count."""

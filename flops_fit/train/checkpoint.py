@@ -69,8 +69,8 @@ def usable_checkpoint(run: RunDirectory) -> tuple[Path | None, list[str]]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain values and tensors on the CPU."""
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """A checkpoint as plain values and tensors on the CPU, which are read from the disk when they are used."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
 
 

@@ -8,6 +8,7 @@ import sys
 
 from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.runs.directory import RunDirectory, RunState
+from flops_fit.train.environment import versions
 from flops_fit.train.failure import failure_details
 from flops_fit.train.recipe import config_parser, read_run_config
 from flops_fit.train.run import EXIT_CODES, train_run
@@ -18,6 +19,7 @@ _REFUSED = 2
 def preload() -> None:
     """Build what every run needs and no run changes; called once in a process that forks others for the runs."""
     config_parser()
+    versions()
 
 
 def train_directory(path: str) -> int:
