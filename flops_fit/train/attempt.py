@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
 
 from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.runs.files import read_metrics
-from flops_fit.train.callbacks import Checkpointer, DivergedError, RunLog, TokenBudget
+from flops_fit.train.callbacks import Checkpointer, DivergedError, InterruptedRunError, RunLog, TokenBudget
 from flops_fit.train.checkpoint import AtomicCheckpointIO, drop_optimizer_state, load_checkpoint, usable_checkpoint
 from flops_fit.train.data import SweepData
 from flops_fit.train.environment import write_environment
 from flops_fit.train.evaluate import Evaluation, evaluate
 from flops_fit.train.guard import OWNED
+from flops_fit.train.loggers import build_loggers, close_loggers, log_row
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
 from flops_fit.train.ranks import check_world_size, cluster_plugins
@@ -84,7 +86,8 @@ class Attempt:
         self.module = parts.module
         self._build()
         self.budget = TokenBudget(experiment.num_tokens)
-        self.log = RunLog(run, experiment, self.budget)
+        self.loggers: list[Logger] = []
+        self.log = RunLog(run, experiment, self.budget, also=lambda row, step: log_row(self.loggers, row, step))
         arguments = {k: v for k, v in parts.trainer.items() if v is not None and k not in OWNED}
         arguments = _DEFAULTS | arguments | _OURS | {"accumulate_grad_batches": accumulate}
         self.is_chunked = watches_single_steps(self.module, arguments) is None
@@ -111,6 +114,17 @@ class Attempt:
             InterruptedRunError: Asked to stop; everything is saved.
             RunError: The run saw another number of tokens than planned.
         """
+        status = "failed"
+        try:
+            self._complete()
+            status = "success"
+        except InterruptedRunError:
+            status = "interrupted"
+            raise
+        finally:
+            close_loggers(self.loggers, status)
+
+    def _complete(self) -> None:
         newest, passed_over = usable_checkpoint(self.run)
         saved: dict[str, Any] = load_checkpoint(newest) if newest else {"global_step": 0}
         done = self.log.step = saved["global_step"]
@@ -119,7 +133,9 @@ class Attempt:
                 self.run.note(note)
             self.log.rewind(done)
             self.log.heartbeat(self.trainer)
-            write_environment(self.run, self.parts.facts.get("origin"))
+            facts = self.parts.facts
+            write_environment(self.run, facts.get("origin"))
+            self.loggers += build_loggers(facts.get("loggers"), self.run, self.experiment, facts.get("group", ""))
         loader = self.parts.data.batches(
             self.parts.batch_size,
             self.steps,
@@ -187,6 +203,7 @@ class Attempt:
         evaluation = evaluate(self.trainer, self.module, self.parts.data)
         if self.trainer.is_global_zero:
             self.log.evaluated(self.steps, evaluation.loss)
+            log_row(self.loggers, evaluation.metrics, self.steps)
         if not math.isfinite(evaluation.loss):
             raise DivergedError(f"{self.run.run_id}: the evaluation loss is {evaluation.loss}")
         return evaluation

@@ -226,3 +226,17 @@ class _WithMetric(ScalingModule):
     def validation_step(self, batch, batch_idx):
         super().validation_step(batch, batch_idx)
         self.log("absolute_error", (self(batch[0]) - batch[1]).abs().mean(), on_epoch=True, batch_size=len(batch[0]))
+
+
+def test_a_logger_of_the_users_is_shown_every_row(tmp_path: Path) -> None:
+    run = write(tmp_path, experiment(), recipe())
+    spec = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
+    facts = FACTS | {"loggers": [spec], "group": "sweep"}
+    source = recipe()
+    source.module_cls = _WithMetric
+    assert train_run(run, experiment(), partial(run_parts, source, facts)) is RunState.COMPLETED, run.details()
+    shown = [path.read_text() for path in (run.path / "loggers").rglob("metrics.csv")]
+    assert len(shown) == 1
+    lines = shown[0].splitlines()
+    assert {"train_loss", "val_loss", "absolute_error", "num_tokens", "lr"} <= set(lines[0].split(","))
+    assert len(lines) >= len(run.metrics.read_text().splitlines())
