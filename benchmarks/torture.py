@@ -169,7 +169,8 @@ class Stream(IterableDataset[Any]):
 class Bookmarked(DataLoader[Any]):
     """A loader that knows its place: a new order in every epoch, and ``state_dict`` says how many batches were read."""
 
-    built = 0  # by this process
+    built = 0  # batches, by this process
+    pause = 0.0  # for each of them [s]
 
     def __init__(self) -> None:
         super().__init__(regression(200), batch_size=BATCH)
@@ -182,6 +183,7 @@ class Bookmarked(DataLoader[Any]):
             order = torch.randperm(200, generator=torch.Generator().manual_seed(epoch))
             self.read += 1
             Bookmarked.built += 1
+            time.sleep(self.pause)
             yield self.collate_fn([self.dataset[i] for i in order[place * BATCH :][:BATCH].tolist()])
             if place == per_epoch - 1:
                 return
