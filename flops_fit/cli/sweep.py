@@ -20,6 +20,8 @@ from flops_fit.units import format_duration, format_flops, parse_flops
 if TYPE_CHECKING:
     from flops_fit.sweep.orchestrator import Outcome, Progress
 
+_TO_DO = (RunState.PENDING, RunState.INTERRUPTED, RunState.RUNNING)
+
 
 def plan(words: list[str]) -> int:
     """Show the plan and its cost; nothing is written."""
@@ -63,6 +65,8 @@ def fit(words: list[str]) -> int:
         line.close()
     write_sweep_yaml(study, cli.text)
     code = _say_outcome(outcome, path)
+    if cli.sweep.launcher == "commands" and any(outcome.counts.get(state) for state in _TO_DO):
+        code = INTERRUPTED
     before = study.directory.analysis
     try:
         result = analyze(path)

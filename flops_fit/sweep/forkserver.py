@@ -7,6 +7,7 @@ and never touches a device itself, so that forking it is safe.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -76,7 +77,8 @@ def serve(main: Callable[[str], int]) -> None:
                 if pid == 0:
                     break
                 ended = {"run": children.pop(pid), "code": os.waitstatus_to_exitcode(status)}
-                os.write(1, json.dumps(ended).encode() + b"\n")
+                with contextlib.suppress(BrokenPipeError):  # whoever ordered it is gone; the others are still to save
+                    os.write(1, json.dumps(ended).encode() + b"\n")
 
 
 def _load(entry: str) -> Callable[[str], int]:

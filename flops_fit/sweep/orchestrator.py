@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from flops_fit.errors import DataError
@@ -64,12 +64,23 @@ class Selection:
     max_flops: float | None = None
     max_hours: float | None = None
 
-    def wanted(self, sweep: SweepDirectory, experiments: Sequence[Experiment], devices: int = 1) -> list[Job]:
-        """What is to be done, whatever it costs: not what is completed or running; longest first."""
+    def wanted(
+        self,
+        sweep: SweepDirectory,
+        experiments: Sequence[Experiment],
+        devices: int = 1,
+        going_on: Collection[str] = (),
+    ) -> list[Job]:
+        """What is to be done, whatever it costs; longest first.
+
+        Neither what is completed nor what another process trains, unless the launcher has it: of those ``going_on``.
+        """
         left = {RunState.PENDING, RunState.INTERRUPTED}
         if self.retry_failed:
             left |= {RunState.FAILED, RunState.DIVERGED}
-        chosen = [e for e in experiments if sweep.run(e.experiment_id).state() in left]
+        states = {e.experiment_id: sweep.run(e.experiment_id).state() for e in experiments}
+        ours = {name for name in going_on if states.get(name) is RunState.RUNNING}
+        chosen = [e for e in experiments if states[e.experiment_id] in left or e.experiment_id in ours]
         if self.only:
             chosen = [e for e in chosen if any(text in e.experiment_id for text in self.only)]
         chosen.sort(key=lambda e: -e.flops)
@@ -168,7 +179,7 @@ def run_sweep(
     Returns:
         Where the sweep stands at the end, and what was left.
     """
-    wanted = selection.wanted(sweep, experiments, devices)
+    wanted = selection.wanted(sweep, experiments, devices, launcher.going_on())
     jobs = selection.affordable(wanted)
     meter = _Meter(sweep, experiments)
     sizes = {e.experiment_id: e.size_param_value for e in experiments}

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import loopback
 import pytest
+from launching import SLOW, inline, prepared
+
+from flops_fit.sweep.launchers.slurm import SlurmLauncher
 
 _HEAD = (
     "start --head --block --node-ip-address=127.0.0.1 --include-dashboard=false --num-cpus=2"
@@ -29,6 +32,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip(reason)
     with loopback.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as conf, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(conf))
+        patch.setattr(SlurmLauncher, "queue_seconds", 0.5)
         yield conf.parent
 
 
@@ -72,3 +76,11 @@ def _until_listening(address: str, head: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError("the head of Ray does not listen")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slow run, trained in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    inline(prepared(folder, **SLOW))
+    return folder / "runs"

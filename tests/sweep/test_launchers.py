@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import toy
-from test_sweep import study
+from launching import ODD, SLOW, inline, kill, launched, prepared, same_bytes, watched
 
 from flops_fit.runs.directory import RunDirectory, RunState
-from flops_fit.study import train_study
 from flops_fit.sweep.config import RayOptions, SlurmOptions
 from flops_fit.sweep.launchers import Job, Launcher
 from flops_fit.sweep.launchers.commands import CommandsLauncher
@@ -26,11 +20,9 @@ from flops_fit.sweep.launchers.inline import InlineLauncher
 from flops_fit.sweep.launchers.local import LocalLauncher
 from flops_fit.sweep.launchers.ray import RayLauncher
 from flops_fit.sweep.launchers.slurm import SlurmLauncher
-from flops_fit.sweep.orchestrator import Selection
 from flops_fit.train.main import train_directory
 
 ENTRY = "flops_fit.train.main:train_directory"
-ODD = 'it\'s $an odd 100%a "name"'  # a folder that shells, and sbatch's patterns, must leave alone
 
 
 class Shell:
@@ -79,33 +71,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
         options = RayOptions(address=request.getfixturevalue("ray_address"))
         return Kind(name, lambda folder, jobs: RayLauncher(options, jobs))
     request.getfixturevalue("slurm")
-    return Kind(name, slurm_launcher)
-
-
-def slurm_launcher(folder: Path, jobs: int) -> SlurmLauncher:
-    return SlurmLauncher(SlurmOptions(), folder / "slurm", jobs, queue_seconds=0.5)
-
-
-def prepared(folder: Path, **options: object) -> list[Job]:
-    """A planned sweep of which nothing is trained, largest first."""
-    planned = study(folder, **options)
-    train_study(planned, selection=Selection(only=["no such run"]))
-    return Selection().jobs(planned.directory, planned.plan.experiments, 1)
-
-
-def launched(launcher: Launcher, jobs: Sequence[Job]) -> list[str]:
-    """Run jobs; ids in the order they ended."""
-    ended: list[str] = []
-    launcher.run(jobs, lambda job: bool(ended.append(job.run.run_id)), lambda: None)
-    return ended
-
-
-def inline(jobs: Sequence[Job]) -> None:
-    launched(InlineLauncher(lambda run: train_directory(str(run.path))), jobs)
-
-
-def same_bytes(runs: Sequence[RunDirectory], there: Path) -> bool:
-    return all(run.metrics.read_bytes() == (there / run.run_id / "metrics.csv").read_bytes() for run in runs)
+    return Kind(name, lambda folder, jobs: SlurmLauncher(SlurmOptions(), folder / "slurm", jobs))
 
 
 # --- a sweep with everything in it: a completed run, a failing one, one to be trained
@@ -160,43 +126,6 @@ def test_a_completed_run_is_not_touched(swept: Swept) -> None:
 
 
 # --- runs that take their time
-
-SLOW = {"budgets": [3e6], "sizes": [12], "model_cls": toy.Slow, "checkpoint_interval": 0.1}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slow run, trained in this process."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    inline(prepared(folder, **SLOW))
-    return folder / "runs"
-
-
-@contextmanager
-def watched(run: RunDirectory, act: Callable[[int], None]) -> Iterator[list[int]]:
-    """Do something once to the process that trains a run, when it has a checkpoint; the process, when it was done."""
-    over, met = threading.Event(), []
-
-    def watch() -> None:
-        while not over.is_set():
-            pid = run.details().get("pid")
-            if run.checkpoint.exists() and pid not in (None, os.getpid()) and run.state() is RunState.RUNNING:
-                met.append(pid)
-                act(pid)
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield met
-    finally:
-        over.set()
-        thread.join()
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def study(folder: Path, budgets: list[float] = BUDGETS, **options: object) -> St
         dataset=toy.regression,
         batch_size=64,
         module_kwargs={"lr": options.pop("lr", 1e-2)},
+        trainer_kwargs=options.pop("trainer", {}),
     )
     config = SweepConfig(
         size_param="width",

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flops_fit.runs.files import write_atomic
-from flops_fit.sweep.launchers.job import Job
+from flops_fit.sweep.launchers.job import Job, Launcher
 
 logger = logging.getLogger(__name__)
 
 
-class CommandsLauncher:
+class CommandsLauncher(Launcher):
     """Trains nothing: writes a shell command for each run that is still to do, the largest first.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flops_fit.runs.directory import RunDirectory, RunState
-from flops_fit.sweep.launchers.job import Job
+from flops_fit.sweep.launchers.job import Job, Launcher
 
 
-class InlineLauncher:
+class InlineLauncher(Launcher):
     """Runs in this process, one after the other.
 
     Args:

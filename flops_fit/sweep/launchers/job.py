@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,10 @@ class Launcher(Protocol):
             on_done: Called when a job's process has ended; True asks to start no more.
             poll: Called now and then, for progress.
         """
+
+    def going_on(self) -> Collection[str]:
+        """Ids of runs that an earlier call has started and that have outlived it; ``run`` waits for them."""
+        return ()
 
 
 def inherited_environment(threads: int | None = None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from flops_fit.errors import RunError
 from flops_fit.runs.directory import RunState
 from flops_fit.sweep.config import RayOptions
-from flops_fit.sweep.launchers.job import Job, inherited_environment
+from flops_fit.sweep.launchers.job import Job, Launcher, inherited_environment
 
 _POLL_SECONDS = 0.5
 _SAVING_SECONDS = 60.0
@@ -20,7 +20,7 @@ _SAVING_SECONDS = 60.0
 _MAX_RETRIES = 3
 
 
-class RayLauncher:
+class RayLauncher(Launcher):
     """Runs as tasks of Ray, each around the command that trains a run in a directory which all machines share.
 
     Nothing of Ray above its tasks is used: no Tune, no Train.

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from flops_fit.errors import PlanError, RunError
 from flops_fit.runs.directory import RunState
 from flops_fit.runs.files import write_atomic
 from flops_fit.sweep.config import SlurmOptions
-from flops_fit.sweep.launchers.job import Job, inherited_environment
+from flops_fit.sweep.launchers.job import Job, Launcher, inherited_environment
 from flops_fit.sweep.launchers.slurm_script import batch_script, sbatch_options
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class _Task:
     state: str
 
 
-class SlurmLauncher:
+class SlurmLauncher(Launcher):
     """Runs as the tasks of one job array a call; the cluster's queue is asked only which tasks are still in it.
 
     Each call makes a folder with the batch script, the list of run folders and what Slurm itself has to say of each
@@ -52,8 +52,10 @@ class SlurmLauncher:
         devices: Processes on each node that train one run.
         num_nodes: Nodes that train one run.
         gpus: GPUs on each node.
-        queue_seconds: Time between two questions about the queue, which the whole cluster shares.
     """
+
+    # Between two questions about the queue, which the whole cluster shares.
+    queue_seconds = 10.0
 
     def __init__(
         self,
@@ -64,12 +66,14 @@ class SlurmLauncher:
         devices: int = 1,
         num_nodes: int = 1,
         gpus: int = 0,
-        queue_seconds: float = 10.0,
     ) -> None:
         self.options, self.folder, self.jobs = options, folder.resolve(), jobs
-        self.devices, self.num_nodes, self.gpus, self.queue_seconds = devices, num_nodes, gpus, queue_seconds
+        self.devices, self.num_nodes, self.gpus = devices, num_nodes, gpus
         name = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.parent.name)
         self._name = f"flops-fit.{name}.{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+
+    def going_on(self) -> Collection[str]:
+        return {Path(folder).name for folder in self._queue()}
 
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         left = {str(job.folder): job for job in jobs}
@@ -86,13 +90,16 @@ class SlurmLauncher:
             raise
 
     def _wait(self, left: dict[str, Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
-        queue: Mapping[str, _Task] | None = None
+        missing: set[str] = set()
+        gone: set[str] = set()  # missing twice: a single look may fall into a moment of change
         asked, stop = time.monotonic(), False
         while left:
             time.sleep(min(_TICK_SECONDS, self.queue_seconds))
             if time.monotonic() - asked >= self.queue_seconds:
                 queue, asked = self._cancel_waiting(left) if stop else self._ask(), time.monotonic()
-            for folder, job in [(folder, job) for folder, job in left.items() if _has_ended(folder, job, queue)]:
+                if queue is not None:
+                    gone, missing = missing - queue.keys(), left.keys() - queue.keys()
+            for folder, job in [(folder, job) for folder, job in left.items() if _has_ended(job, folder in gone)]:
                 del left[folder]
                 if on_done(job) and not stop:
                     stop, asked = True, -math.inf  # what waits must not start meanwhile
@@ -197,13 +204,13 @@ class SlurmLauncher:
             return self.folder / str(number)
 
 
-def _has_ended(folder: str, job: Job, queue: Mapping[str, _Task] | None) -> bool:
-    """Whether a run is complete, or has left the queue as far as that is known."""
+def _has_ended(job: Job, is_gone: bool) -> bool:
+    """Whether a run is complete, or has left the queue; the queue alone would not do.
+
+    The files of another machine may say that a run is running for a while after its task has left the queue.
+    """
     state = job.run.state()
-    if state is RunState.COMPLETED:
-        return True
-    # The files of another machine may say that it is running for a while after its task has left the queue.
-    return queue is not None and folder not in queue and state is not RunState.RUNNING
+    return state is RunState.COMPLETED or (is_gone and state is not RunState.RUNNING)
 
 
 def _call(command: Sequence[str]) -> str:

@@ -10,6 +10,9 @@ from flops_fit.sweep.config import SlurmOptions
 
 # A run is asked to save this long before its time is up [seconds].
 NOTICE_SECONDS = 90
+_LAST_WRITES_SECONDS = 300
+# In full: the last task of an array has the array's own id.
+_TASK = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'
 
 _SCRIPT = """\
 #!/bin/bash
@@ -35,9 +38,9 @@ while [ -n "$is_asked" ]; do # a signal ends the wait before the run has ended
     wait "$train"
     code=$?
 done
-# 75: saved, to be gone on with.
-if [ -n "$is_late" ] && [ "$code" -eq 75 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+# What became of the run is what it says itself: of several tasks, one that ends badly after the save hides its code.
+if [ -n "$is_late" ] && grep -q '"state": "interrupted"' "$run/state.json"; then
+    scontrol requeue {task}
 fi
 exit "$code"
 """
@@ -80,9 +83,12 @@ def batch_script(
     """
     train = f'{shlex.quote(sys.executable)} -m flops_fit run "$run"'
     if num_nodes > 1:
-        # Lightning finds its ranks in what srun sets; srun itself does not hand signals on as they are.
-        train = f'srun --kill-on-bad-exit=1 --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" {train}'
-        ask = 'scancel --signal=TERM "$SLURM_JOB_ID"'
+        # Lightning finds its ranks in what srun sets. To be killed at once by a rank that has ended first would cost
+        # the others their last writes; not to be killed at all would leave them waiting for a rank that has died.
+        flags = f'--kill-on-bad-exit=0 --wait={_LAST_WRITES_SECONDS} --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}"'
+        train = f"srun {flags} {train}"
+        # Given to srun, or as TERM, the signal would end the tasks by force.
+        ask = f"scancel --signal=INT {_TASK}"
     else:
         ask = 'kill -TERM "$train"'
     return _SCRIPT.format(
@@ -92,5 +98,6 @@ def batch_script(
         threads=options.cpus or 1,
         setup="\n".join(options.setup),
         ask=ask,
+        task=_TASK,
         train=train,
     )
