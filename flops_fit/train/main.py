@@ -10,15 +10,29 @@ from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.environment import versions
 from flops_fit.train.failure import failure_details
-from flops_fit.train.recipe import config_parser, read_run_config
+from flops_fit.train.recipe import ConfigRecipe, read_run_config
 from flops_fit.train.run import EXIT_CODES, train_run
 
 _REFUSED = 2
 
 
 def preload() -> None:
-    """Build what every run needs and no run changes; called once in a process that forks others for the runs."""
-    config_parser()
+    """Build what every run needs and no run changes; called once in a process that forks others for the runs.
+
+    Nothing is computed, and nothing of the user's is touched: such a process must have neither threads nor a device.
+    """
+    any_config = ConfigRecipe(
+        {
+            "model": {
+                "class_path": "flops_fit.train.module.ScalingModule",
+                "init_args": {"net": "torch.nn.Identity", "loss_fn": "torch.nn.functional.mse_loss"},
+            },
+            "data": {"class_path": "lightning.pytorch.LightningDataModule"},
+            "trainer": {},
+        }
+    )
+    any_config.module()  # the parser of configs looks every class up once, and remembers it
+    any_config.trainer()
     versions()
 
 

@@ -21,7 +21,7 @@ from flops_fit.sweep.launchers.slurm import SlurmLauncher
 
 logger = logging.getLogger(__name__)
 
-_ENTRY = "flops_fit.train.preload:train_directory"
+_ENTRY = "flops_fit.train.main:train_directory"
 _GPU = ("gpu", "cuda")
 
 
