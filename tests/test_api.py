@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy
@@ -200,6 +202,27 @@ def test_a_script_is_trained_by_processes_that_load_it_again(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "answered" in done.stdout
     assert "training in this process" not in done.stderr
+
+
+@pytest.mark.slow
+def test_sets_metrics_and_loggers_reach_runs_in_processes_of_their_own(tmp_path: Path) -> None:
+    result = sweep(
+        tmp_path / "out",
+        dataset=toy.regression,
+        val_dataset={"near": toy.loader, "far": toy.regression},
+        metrics={"mae": {"class_path": "MeanAbsoluteError"}},
+        loggers=[{"class_path": "CSVLogger"}],
+        launcher="local",
+    )
+    assert isinstance(result, Result)
+    table = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert table[["mae", "loss/far", "mae/far", "tokens_per_second", "train_loss"]].notna().all(axis=None)
+    assert table["loss/far"].tolist() == pytest.approx(table["loss"].tolist(), rel=1e-4), "the same data twice"
+    for run in table["run_id"]:
+        folder = tmp_path / "out" / "runs" / run
+        logged = pd.read_csv(folder / "loggers" / "CSVLogger" / "metrics.csv")
+        assert logged["train_loss"].notna().sum() == pd.read_csv(folder / "metrics.csv")["train_loss"].notna().sum()
+        assert json.loads((folder / "env.json").read_text())["command"]
 
 
 @pytest.mark.slow

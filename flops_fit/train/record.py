@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 _SMOOTHED_SHARE = 0.05
 # Of the facts that a run is started with, those that are no part of its record.
 _NOT_RECORDED = ("checkpoint_interval", "loggers")
+
+# NVIDIA's data sheet of the H200 SXM, without sparsity [FLOP/s].
+_H200 = {
+    torch.bfloat16: 989.5e12,
+    torch.float16: 989.5e12,
+    "tf32": 494.7e12,
+    torch.float32: 67e12,
+    torch.float64: 34e12,
+}
 
 
 class Effort(pl.Callback):
@@ -238,13 +247,37 @@ def _speed(experiment: Experiment, trainer: pl.Trainer, counted: float | None, e
 
 def _peak_flops(trainer: pl.Trainer) -> float | None:
     """What the run's devices could do at its precision, by their makers' tables; None where there is none."""
-    precision = str(trainer.precision)
-    names = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    names = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64, "transformer": torch.bfloat16}
     dtype = next((d for name, d in names.items() if precision.startswith(name)), torch.float32)
+    if device.type != "cuda":
+        return None
+    peak = peak_of_card(torch.cuda.get_device_name(device), dtype, lambda: get_available_flops(device, dtype))
+    return None if peak is None else peak * trainer.world_size
+
+
+def peak_of_card(name: str, dtype: torch.dtype, lightnings: Callable[[], float | None]) -> float | None:
+    """The most that a card can do with dense matrices [FLOP/s]; None where that is not known.
+
+    Lightning's table holds the H200 by names that no driver gives, and with what only sparse matrices reach; it takes
+    an L40 for an L4.
+
+    Args:
+        name: As the driver gives it.
+        dtype: What is multiplied.
+        lightnings: What Lightning's table says.
+    """
+    if "L40" in name:
+        return None
+    if "H200" in name:
+        is_tf32 = dtype is torch.float32 and torch.get_float32_matmul_precision() != "highest"
+        return _H200["tf32" if is_tf32 else dtype]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peak = get_available_flops(trainer.strategy.root_device, dtype)
-    return None if peak is None else float(peak) * trainer.world_size
+        try:
+            return lightnings()
+        except Exception:  # a name of another form than it expects
+            return None
 
 
 def _machine(module: ScalingModule, trainer: pl.Trainer) -> dict[str, Any]:

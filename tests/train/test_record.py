@@ -28,7 +28,7 @@ from flops_fit.train.callbacks import METRICS
 from flops_fit.train.data import SweepData, sweep_data
 from flops_fit.train.evaluate import evaluate
 from flops_fit.train.module import ScalingModule
-from flops_fit.train.record import Effort, is_compiled, peak_memory_bytes, run_record, samples_in_pass
+from flops_fit.train.record import Effort, is_compiled, peak_memory_bytes, peak_of_card, run_record, samples_in_pass
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -247,6 +247,26 @@ def test_a_compiled_part_is_noticed() -> None:
     assert not is_compiled(plain)
     assert is_compiled(compiled)
     assert is_compiled(torch.compile(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [
+        ("NVIDIA H200", torch.bfloat16, 989.5e12),
+        ("NVIDIA H200", torch.float32, 67e12),
+        ("NVIDIA L40S", torch.bfloat16, None),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312e12),
+    ],
+)
+def test_the_peak_of_a_card_is_known_or_missing(name: str, dtype: torch.dtype, expected: float | None) -> None:
+    assert peak_of_card(name, dtype, lambda: 312e12) == expected
+
+
+def test_a_card_that_lightning_cannot_read_has_no_peak() -> None:
+    def fails() -> float:
+        raise IndexError("list index out of range")
+
+    assert peak_of_card("NVIDIA GeForce RTX", torch.float32, fails) is None
 
 
 def test_memory_is_that_of_this_process() -> None:
