@@ -269,7 +269,9 @@ def saved(state: Any) -> Any:
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if "workers" in kind else kind for kind in LOADERS]
+)
 @pytest.mark.parametrize("often", [True, False])
 def test_a_state_is_restored_exactly_however_far_ahead_the_loader_was_read(
     kind: str, often: bool, monkeypatch: pytest.MonkeyPatch
