@@ -166,6 +166,29 @@ def test_an_entry_that_cannot_be_imported_is_an_error_not_a_hang(tmp_path: Path)
         entered(LocalLauncher("no_such_module:main"), jobs_in(tmp_path, "a"), tmp_path)
 
 
+def test_two_hundred_runs_leave_nothing_behind_in_the_process_that_starts_them(tmp_path: Path) -> None:
+    main = entry(tmp_path, "Path(run, 'result.json').write_text('{}')\nreturn 0")
+    jobs = [Job(run=SweepDirectory(tmp_path).run(str(i)), flops=1.0) for i in range(200)]
+    for job in jobs:
+        job.run.create()
+    used: list[tuple[int, int]] = []
+
+    def note(job: Job) -> bool:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        used.append((resident, len(os.listdir("/proc/self/fd"))))
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        before = len(os.listdir("/proc/self/fd"))
+        LocalLauncher(main, 4).run(jobs, note, lambda: None)
+    assert len(used) == 200
+    assert all((job.run.path / "result.json").exists() for job in jobs)
+    assert used[-1][0] - used[19][0] < 20e6
+    assert {files for _, files in used} == {used[0][1]}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # --- commands, options
 
 

@@ -83,7 +83,8 @@ def build_launcher(
     if config.launcher == "commands":
         return CommandsLauncher(sweep.path / "commands.txt")
     cards = _cards(config, visible_gpus(trainer), devices, sweep, experiments)
-    return LocalLauncher(_ENTRY, config.jobs, devices=devices, cards=cards)
+    jobs = config.jobs or (1 if cards is None and _is_apple_gpu(trainer) else None)
+    return LocalLauncher(_ENTRY, jobs, devices=devices, cards=cards)
 
 
 def devices_of(trainer: Mapping[str, Any]) -> int:
@@ -102,6 +103,13 @@ def visible_gpus(trainer: Mapping[str, Any]) -> list[str]:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _is_apple_gpu(trainer: Mapping[str, Any]) -> bool:
+    """Whether runs train on the one GPU of an Apple machine, where side by side they would only be slower."""
+    import torch
+
+    return trainer.get("accelerator", "auto") in ("auto", "gpu", "mps") and torch.backends.mps.is_available()
 
 
 def _cards(
