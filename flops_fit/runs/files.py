@@ -59,6 +59,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def sync(path: Path) -> None:
+    """Have what was written to a file on the disk itself, where a power cut does not reach it."""
+    if path.exists():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
 def disk_error(error: BaseException | None) -> OSError | None:
     """The system's complaint behind an error: torch, for one, hides it behind another of its own."""
     while error is not None and not isinstance(error, OSError):

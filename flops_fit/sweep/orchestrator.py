@@ -204,6 +204,10 @@ def run_sweep(
         poll()
         launcher.run(starting, on_done, poll)
         starting = call.killed()
+        if selection.max_flops is None:  # what others have let go of, such as runs whose own orchestrator was killed
+            known = {job.run.run_id for job in jobs}
+            freed = [job for job in selection.wanted(sweep, experiments, devices) if job.run.run_id not in known]
+            jobs, starting = jobs + freed, starting + freed
     left = call.left(jobs)
     others = [e.experiment_id for e in experiments if e.experiment_id not in call.started]
     others = [name for name in others if sweep.run(name).state() is RunState.RUNNING]

@@ -102,7 +102,7 @@ class Attempt:
         ours = [self.effort, self.budget, self.log, self.checkpointer]
         arguments["callbacks"] = [*_listed(arguments.get("callbacks")), *ours]
         plugins = [*_listed(arguments.get("plugins")), *cluster_plugins(parts.trainer)]
-        arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        arguments["plugins"] = [*plugins, AtomicCheckpointIO(run.metrics, run.timing)]
         self.trainer = pl.Trainer(**arguments, max_steps=self.steps, default_root_dir=run.path)
         check_world_size(self.trainer, parts.trainer)
 

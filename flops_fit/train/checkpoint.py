@@ -14,7 +14,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from flops_fit.runs.directory import RunDirectory
-from flops_fit.runs.files import replacing
+from flops_fit.runs.files import replacing, sync
 
 # What a user's module may have put there (save_hyperparameters) need not be plain values, and is not needed here.
 _DROPPED = ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name")
@@ -28,10 +28,15 @@ _CHUNK = 1 << 20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, and keeps the previous file; Lightning's own staging is not atomic."""
+    """Writes beside the target and renames, and keeps the previous file; Lightning's own staging is not atomic.
 
-    def __init__(self) -> None:
+    Args:
+        logs: Files that must be on the disk before a checkpoint that counts on their rows.
+    """
+
+    def __init__(self, *logs: Path) -> None:
         super().__init__()
+        self._logs = logs
         self._whole: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
@@ -44,6 +49,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             RunError: The disk does not take it; the old files are still there.
         """
         path = Path(path)
+        for log in self._logs:
+            sync(log)
         previous = path.with_name("previous.ckpt") if path in self._whole else None
         _write({k: v for k, v in checkpoint.items() if k not in _DROPPED}, path, previous)
         self._whole.add(path)

@@ -47,8 +47,7 @@ def train_directory(path: str) -> int:
     run = RunDirectory(path)
     try:
         experiment, make_parts = read_run_config(run)
-    except FlopsFitError as error:
-        print(f"flops-fit: {error}", file=sys.stderr)
+    except Exception as error:  # the config's, or of the user's modules that it names
         return _unreadable(run, error)
     try:
         state = train_run(run, experiment, make_parts)
@@ -60,9 +59,13 @@ def train_directory(path: str) -> int:
     return EXIT_CODES[state]
 
 
-def _unreadable(run: RunDirectory, error: FlopsFitError) -> int:
+def _unreadable(run: RunDirectory, error: Exception) -> int:
     """A config that cannot be read is the run's failure, unless another process trains it all the same."""
+    details = failure_details(error)
+    print(
+        f"flops-fit: {details['error'] if isinstance(error, FlopsFitError) else details['traceback']}", file=sys.stderr
+    )
     if run.path.is_dir() and run.state() is not RunState.COMPLETED:
         with contextlib.suppress(RunError), run.claimed():
-            run.end(RunState.FAILED, **failure_details(error))
+            run.end(RunState.FAILED, **details)
     return EXIT_CODES[RunState.FAILED]

@@ -30,6 +30,7 @@ from flops_fit.study import Study, train_study
 from flops_fit.sweep.launchers import Job
 from flops_fit.sweep.outcome import Call
 from flops_fit.train.checkpoint import usable_checkpoint
+from flops_fit.train.main import train_directory
 from flops_fit.train.recipe import run_parts, write_run_config
 from flops_fit.train.run import train_run
 
@@ -319,6 +320,21 @@ def test_want_of_memory_stops_no_other_run(tmp_path: Path) -> None:
     assert outcome.left == []
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{}"])
+def test_a_run_whose_config_cannot_be_read_has_failed(tmp_path: Path, content: bytes) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    run.config.write_bytes(content)
+    assert train_directory(str(run.path)) == 1
+    assert run.state() is RunState.FAILED
+    assert run.details()["cause"]
+    assert "Traceback" in run.details()["traceback"]
+    run.set_state(RunState.INTERRUPTED)
+    with run.claimed():  # while another process trains it, its state is not ours to write
+        assert train_directory(str(run.path)) == 1
+    assert run.state() is RunState.INTERRUPTED
+
+
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
     sweep = SweepDirectory(tmp_path)
@@ -340,6 +356,15 @@ def test_only_the_same_mistake_in_several_sizes_stops_a_sweep(call: Call) -> Non
     assert call.stop is None
     failed(call, "c", "KeyError at net.py:4")
     assert call.stop is not None
+
+
+def test_a_run_killed_before_it_has_begun_is_started_again_twice(call: Call) -> None:
+    job = Job(run=call.sweep.run("a"), flops=1.0)
+    for again in ([job], [job], []):
+        call.ended(job)
+        assert call.killed() == again
+    assert call.unfinished == 1
+    assert "a is left as it is: its process was killed, 3 times in this call" in call.left([job])[0]
 
 
 def test_a_sweep_of_which_a_run_has_completed_is_not_stopped(call: Call) -> None:
@@ -405,6 +430,29 @@ def test_a_run_started_twice_is_trained_once(
     before = (run.path / "result.json").stat().st_mtime_ns, run.metrics.read_bytes()
     assert told("run", run.path)[0] == GOOD
     assert ((run.path / "result.json").stat().st_mtime_ns, run.metrics.read_bytes()) == before
+
+
+def test_a_run_whose_process_goes_away_meanwhile_is_taken_over(tmp_path: Path, undisturbed: Study) -> None:
+    held = RunDirectory(tmp_path / "out" / "runs" / planned(undisturbed, "C1e+06_width6").run_id)
+    code = (
+        "import sys, time; from flops_fit.runs.directory import RunDirectory, RunState\n"
+        "run = RunDirectory(sys.argv[1])\n"
+        "with run.claimed():\n    run.set_state(RunState.RUNNING); print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(held.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+
+        def end() -> None:
+            other.kill()
+            other.wait()
+
+        source = recipe()
+        source.trainer_kwargs = {"callbacks": [At(None, end)]}
+        outcome = train_study(study(tmp_path / "out", source, [BUDGET], sizes=[4, 6]))
+    assert outcome.counts == {RunState.COMPLETED: 2}
+    assert same(held, planned(undisturbed, held.run_id))
 
 
 # Clocks that jump

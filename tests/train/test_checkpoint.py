@@ -179,6 +179,14 @@ def test_a_save_stopped_between_its_renames_leaves_something_to_load(
     assert notes == []
 
 
+def test_a_checkpoint_is_written_after_the_rows_it_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, synced, fsync = tmp_path / "metrics.csv", [], os.fsync
+    log.write_text("step\n1\n")
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), fsync(handle)))
+    AtomicCheckpointIO(log, tmp_path / "not_there.csv").save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
+    assert synced == [log.stat().st_ino, (tmp_path / "last.ckpt").stat().st_ino]
+
+
 def test_a_finished_run_keeps_its_weights_and_lets_go_of_the_rest(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     weights = torch.randn(100)
