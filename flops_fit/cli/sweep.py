@@ -15,6 +15,7 @@ from flops_fit.cli.words import amount, parser_of, say
 from flops_fit.errors import FitError, FlopsFitError
 from flops_fit.runs.directory import RunState
 from flops_fit.sweep.ranks import is_extra_rank
+from flops_fit.train.stopping import STOP
 from flops_fit.units import format_duration, format_flops, parse_flops
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ def run(words: list[str]) -> int:
             f"{own.run_dir} is not a run directory: it has no config.yaml",
             hint="give OUTPUT_DIR/runs/RUN_ID of a sweep that `flops-fit fit` has started",
         )
-    from flops_fit.train.main import train_directory
+    with STOP.listening():  # before the seconds that loading torch takes
+        from flops_fit.train.main import train_directory
 
-    return train_directory(own.run_dir)
+        return train_directory(own.run_dir)
 
 
 def _options(verb: str, words: list[str]) -> tuple[argparse.Namespace, list[str]]:

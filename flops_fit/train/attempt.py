@@ -23,9 +23,10 @@ from flops_fit.train.guard import OWNED
 from flops_fit.train.loggers import build_loggers, close_loggers, log_row
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
-from flops_fit.train.ranks import check_world_size, cluster_plugins
+from flops_fit.train.ranks import check_world_size, cluster_plugins, lost_rank
 from flops_fit.train.record import Effort, run_record
 from flops_fit.train.steps import LONGEST_CHUNK, Step, StepChunks, StepTaker, watches_single_steps
+from flops_fit.train.stopping import STOP
 
 _OURS: dict[str, Any] = {
     "logger": False,
@@ -121,6 +122,12 @@ class Attempt:
         except InterruptedRunError:
             status = "interrupted"
             raise
+        except Exception as error:
+            lost = lost_rank(self.trainer)
+            if lost is None:
+                raise
+            status = "interrupted"
+            raise InterruptedRunError(f"{lost}; start it again to go on") from error
         finally:
             close_loggers(self.loggers, status)
 
@@ -184,7 +191,7 @@ class Attempt:
         """Take note of a step within a chunk; True ends the chunk."""
         self.budget.add(step.num_tokens)
         self.log.add(step)
-        return self.budget.is_spent or self.checkpointer.stop_asked
+        return self.budget.is_spent or STOP.is_asked
 
     def _train(self, loader: Any, done: int, newest: Path | None) -> None:
         if isinstance(loader, RepeatedBatches):
@@ -194,8 +201,7 @@ class Attempt:
         if self.is_chunked:
             longest = LONGEST_CHUNK if self.parts.checkpoint_interval else 1
             batches = StepChunks(loader, self.steps, start=done, accumulate=self.accumulate, longest=longest)
-        with self.checkpointer.listening():
-            self.trainer.fit(self.module, train_dataloaders=batches, ckpt_path=newest, weights_only=True)
+        self.trainer.fit(self.module, train_dataloaders=batches, ckpt_path=newest, weights_only=True)
         self.budget.check(self.run.run_id)
         self.trainer.save_checkpoint(self.run.checkpoint)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,11 +20,11 @@ from flops_fit.train.checkpoint import load_checkpoint, random_states, restore_r
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.order import RepeatedBatches
 from flops_fit.train.steps import Step, align_loops
+from flops_fit.train.stopping import STOP
 
 METRICS = ("step", "num_tokens", "lr", "train_loss", "val_loss")
 TIMING = ("step", "unix_time", "seconds")
 _ROWS_PER_RUN = 200
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class DivergedError(RunError):
@@ -254,36 +250,30 @@ class Checkpointer(pl.Callback):
 
     def __init__(self, run: RunDirectory, interval: float, batches: Callable[[int], int]) -> None:
         self.path, self.interval, self.batches = run.checkpoint, interval, batches
-        self.stop_asked = False
         self._last, self._last_step = time.monotonic(), 0
         self._restored: dict[str, Any] | None = None
         self.loader: RepeatedBatches | None = None
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT, for the block, as the wish to save and stop at the next step."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
-        before = {name: signal.getsignal(name) for name in _STOP_SIGNALS}
-        self._listen()
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
-
-    def _listen(self) -> None:
-        def ask(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            self.stop_asked = True
-
-        for name in _STOP_SIGNALS:
-            signal.signal(name, ask)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Listen again: Lightning has added a handler that would leave in the middle of a step."""
-        if threading.current_thread() is threading.main_thread():
-            self._listen()
+        STOP.listen()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Listen again."""
+        STOP.listen()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Leave an evaluation, which is made again; of several processes none may leave alone."""
+        if STOP.is_asked and trainer.world_size == 1:
+            raise InterruptedRunError("stopped during its evaluation; start it again to go on")
 
     def state_dict(self) -> dict[str, Any]:
         """The random states of this process, and where a loader with an order of its own is."""
@@ -334,8 +324,8 @@ class Checkpointer(pl.Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        due = self.stop_asked or time.monotonic() - self._last >= self.interval
-        stop = self.stop_asked
+        due = STOP.is_asked or time.monotonic() - self._last >= self.interval
+        stop = STOP.is_asked
         if trainer.world_size > 1:
             flags: Tensor = torch.tensor([float(due), float(stop)], device=pl_module.device)
             flags = trainer.strategy.reduce(flags, reduce_op="max")

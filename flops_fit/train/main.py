@@ -10,8 +10,10 @@ from flops_fit.errors import FlopsFitError, RunError
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.environment import versions
 from flops_fit.train.failure import failure_details
+from flops_fit.train.ranks import is_follower
 from flops_fit.train.recipe import ConfigRecipe, read_run_config
 from flops_fit.train.run import EXIT_CODES, train_run
+from flops_fit.train.stopping import STOP
 
 _REFUSED = 2
 
@@ -44,7 +46,11 @@ def train_directory(path: str) -> int:
         75 interrupted: start it again to go on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    run = RunDirectory(path)
+    with STOP.listening():
+        return _train_directory(RunDirectory(path))
+
+
+def _train_directory(run: RunDirectory) -> int:
     try:
         experiment, make_parts = read_run_config(run)
     except Exception as error:  # the config's, or of the user's modules that it names
@@ -54,8 +60,10 @@ def train_directory(path: str) -> int:
     except RunError as error:
         print(f"flops-fit: {error}", file=sys.stderr)
         return _REFUSED
-    if state is RunState.FAILED:
+    if state is RunState.FAILED and not is_follower():
         print(f"flops-fit: {run.details().get('error')}", file=sys.stderr)
+    if state is RunState.INTERRUPTED and is_follower():
+        return 0  # or whoever has started this rank would kill the first one, which still saves
     return EXIT_CODES[state]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +14,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from flops_fit.errors import RunError
+
+_LOSS_SECONDS = 1.0
 
 
 def planned_world_size(trainer: dict[str, Any]) -> int | None:
@@ -65,6 +69,23 @@ def check_world_size(trainer: pl.Trainer, arguments: dict[str, Any]) -> None:
             f"trainer asks for {planned} devices (devices x num_nodes), and there are {trainer.world_size} processes",
             hint="start as many tasks as devices (sbatch --ntasks-per-node, torchrun --nproc-per-node), or none at all",
         )
+
+
+def is_follower() -> bool:
+    """Whether another process has started this one as a further rank of its run, and waits for it."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def lost_rank(trainer: pl.Trainer) -> str | None:
+    """Which of the ranks that this process has started was killed; None where none was."""
+    processes = getattr(trainer.strategy.launcher, "procs", None) or []
+    deadline = time.monotonic() + _LOSS_SECONDS  # its connections break a moment before its end is known
+    while processes and time.monotonic() < deadline:
+        for rank, process in enumerate(processes, start=1):
+            if (process.poll() or 0) < 0:
+                return f"rank {rank} was killed by {signal.Signals(-process.returncode).name}"
+        time.sleep(0.05)
+    return None
 
 
 def _is_srun_world(trainer: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from flops_fit.train.attempt import Attempt, RunParts
 from flops_fit.train.callbacks import DivergedError, InterruptedRunError
 from flops_fit.train.failure import failure_details, is_out_of_memory
 from flops_fit.train.ranks import planned_world_size, rank_here
+from flops_fit.train.stopping import STOP
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ def _train(
     is_recorded: bool = True,
 ) -> RunState:
     try:
-        with _quiet_lightning():
+        with _quiet_lightning(), STOP.listening():
             _with_enough_memory(run, experiment, parts, make_parts)
         return RunState.COMPLETED
+    except (KeyboardInterrupt, SystemExit) as error:  # before or after the time in which signals are only noted
+        return _ended(run, InterruptedRunError(f"stopped by {type(error).__name__}"), is_recorded)
     except Exception as error:
         return _ended(run, error, is_recorded)
 
@@ -76,6 +79,8 @@ def _ended(run: RunDirectory, error: Exception, is_recorded: bool = True) -> Run
         state = RunState.DIVERGED
     elif isinstance(error, InterruptedRunError):
         state = RunState.INTERRUPTED
+    elif STOP.is_asked:  # of several processes, another may have left first
+        state, details = RunState.INTERRUPTED, {"error": f"stopped; start it again to go on ({error})"}
     else:
         details = failure_details(error)
         logger.error("%s", details["traceback"])
@@ -91,6 +96,8 @@ def _with_enough_memory(
     accumulate = int(parts[0].trainer.get("accumulate_grad_batches") or 1)
     world, batch = planned_world_size(parts[0].trainer) or 1, parts[0].batch_size
     while True:
+        if STOP.is_asked and world == 1:
+            raise InterruptedRunError("stopped before its first step; start it again to go on")
         try:
             return Attempt(run, experiment, parts.pop(), accumulate).complete()
         except Exception as error:
