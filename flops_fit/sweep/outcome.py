@@ -104,7 +104,8 @@ class Call:
             return f"{run.path} cannot be written"
         if details.get("state") == RunState.INTERRUPTED:  # it could still say so itself
             return str(details.get("error"))
-        return f"its process was killed, {self._starts[run.run_id]} times in this call; {run.log} may say why"
+        times = self._starts[run.run_id]
+        return f"its process was killed, or could not write its end, {times} times in this call; see {run.log}"
 
 
 def sum_of(jobs: Sequence[Job]) -> str:

@@ -279,7 +279,10 @@ def test_a_killed_run_is_started_again_but_not_for_ever(
     code, _, err = told("fit", "--config", file)
     assert code == INTERRUPTED, err
     dead = run_of(tmp_path, "C1e+06_width6")
-    assert f"{dead.run_id} is left as it is: its process was killed, 3 times in this call" in err
+    assert (
+        f"{dead.run_id} is left as it is: its process was killed, or could not write its end, 3 times in this call"
+        in err
+    )
     assert states(tmp_path, capsys) == {
         "C1e+06_width4": "completed",
         "C1e+06_width6": "interrupted",
@@ -364,7 +367,10 @@ def test_a_run_killed_before_it_has_begun_is_started_again_twice(call: Call) -> 
         call.ended(job)
         assert call.killed() == again
     assert call.unfinished == 1
-    assert "a is left as it is: its process was killed, 3 times in this call" in call.left([job])[0]
+    assert (
+        "a is left as it is: its process was killed, or could not write its end, 3 times in this call"
+        in call.left([job])[0]
+    )
 
 
 def test_a_sweep_of_which_a_run_has_completed_is_not_stopped(call: Call) -> None:
