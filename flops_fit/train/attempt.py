@@ -155,8 +155,8 @@ class Attempt:
         if done < self.steps:
             self._train(loader, done, newest)
         else:  # killed between the last step and the result
-            assert newest is not None
-            newest.replace(self.run.checkpoint)
+            if newest is not None and self.trainer.is_global_zero:
+                newest.replace(self.run.checkpoint)
             self.module.load_state_dict(saved["state_dict"])
             self.budget.num_tokens = self.experiment.num_tokens
             self.effort.recall(saved)
@@ -175,6 +175,8 @@ class Attempt:
                 effort=self.effort,
                 largest_gradient_norm=self.log.largest_gradient_norm,
             )
+            if self.trainer.strategy.root_device.type == "cuda":
+                write_environment(self.run, self.parts.facts.get("origin"))  # now that its devices can be named
             drop_optimizer_state(self.run.checkpoint)
             self.run.finish(record)
 

@@ -205,6 +205,21 @@ class RunLog(pl.Callback):
             self.add(Step(loss=loss, lr=self._rate, num_tokens=0, gradient_norm=pl_module.gradient_norm))
             self._loss = None
         self.flush(trainer)
+        self._beat_if_due(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """A long evaluation is no end of the run."""
+        self._beat_if_due(trainer)
+
+    def _beat_if_due(self, trainer: pl.Trainer) -> None:
         if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self.heartbeat(trainer)
 
