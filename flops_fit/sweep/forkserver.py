@@ -1,8 +1,8 @@
 """A process with torch loaded that forks one child a run.
 
-Reads the folder of a run and variables for it, as a line of JSON, from standard input, and writes a line when that
-run's process has ended. At the end of its input it asks the children still running to save and stop. It never trains
-and never touches a device itself, so that forking it is safe.
+Writes a line of JSON when it is ready. Then it reads the folder of a run and variables for it, as a line of JSON, from
+standard input, and writes a line when that run's process has ended. At the end of its input it asks the children still
+running to save and stop. It never trains and never touches a device itself, so that forking it is safe.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def serve(main: Callable[[str], int]) -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.write(1, b'{"ready": true}\n')
     children: dict[int, str] = {}
     buffer, is_open = b"", True
     while is_open or children:

@@ -162,8 +162,32 @@ def test_what_an_entry_raises_is_in_the_log_of_its_run(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_imported_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the process that starts runs ended"):
+    with pytest.raises(RunError, match="ended with code 1 before it could start any"):
         entered(LocalLauncher("no_such_module:main"), jobs_in(tmp_path, "a"), tmp_path)
+
+
+def test_a_killed_fork_server_is_replaced_and_its_runs_are_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main = entry(
+        tmp_path,
+        "from flops_fit.runs.files import exclusive\nimport time\n"
+        "with exclusive(Path(run, 'lock'), 'run'):\n"
+        "    if run.endswith('a'):\n        os.kill(os.getppid(), signal.SIGKILL)\n        time.sleep(1)\n"
+        "    Path(run, 'seen').write_text('')\nreturn 0",
+    )
+    jobs = jobs_in(tmp_path, "abc")
+    seen: dict[str, bool] = {}
+
+    def note(job: Job) -> bool:
+        seen[job.run.run_id] = (job.run.path / "seen").exists()
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        LocalLauncher(main, 1).run(jobs, note, lambda: None)
+    assert seen == {"a": True, "b": True, "c": True}
+    assert "was killed (code -9); another one takes over" in caplog.text
 
 
 def test_two_hundred_runs_leave_nothing_behind_in_the_process_that_starts_them(tmp_path: Path) -> None:

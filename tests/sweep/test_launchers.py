@@ -25,8 +25,8 @@ from flops_fit.train.main import train_directory
 ENTRY = "flops_fit.train.main:train_directory"
 
 
-class Shell:
-    """Writes the commands and gives them to a shell, one after the other: what a user would do by hand."""
+class Shell(Launcher):
+    """Writes the commands and gives each to a shell: what a user would do by hand."""
 
     def __init__(self, file: Path) -> None:
         self._commands = CommandsLauncher(file)
@@ -34,11 +34,10 @@ class Shell:
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:
         self._commands.run(jobs, on_done, poll)
         lines = self._commands.file.read_text().splitlines()
-        for job, line in zip(jobs, lines, strict=True):
-            with open(job.run.log, "ab") as log:
-                subprocess.run(["bash", "-c", line], stdout=log, stderr=log)
-            if on_done(job):
-                return
+        shells = [subprocess.Popen(["bash", "-c", line], stderr=subprocess.DEVNULL) for line in lines]
+        for job, shell in zip(jobs, shells, strict=True):
+            shell.wait()
+            on_done(job)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class CommandsLauncher(Launcher):
     def run(self, jobs: Sequence[Job], on_done: Callable[[Job], bool], poll: Callable[[], None]) -> None:  # noqa: ARG002
         write_atomic(self.file, "".join(shlex.join(job.command) + "\n" for job in jobs))
         logger.warning(
-            "%d commands are in %s, one a run; when they have run, start this again to analyse the results",
+            "%d commands are in %s, one a run, for a shell in this folder; the same command again analyses the results",
             len(jobs),
             self.file,
         )

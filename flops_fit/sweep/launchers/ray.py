@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +16,10 @@ from flops_fit.runs.directory import RunState
 from flops_fit.sweep.config import RayOptions
 from flops_fit.sweep.launchers.job import Job, Launcher, inherited_environment
 
+logger = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
+_TICK_SECONDS = 0.1
 _SAVING_SECONDS = 60.0
 # A worker that dies, as when its machine is taken away, is replaced, and the run goes on from its directory.
 _MAX_RETRIES = 3
@@ -43,13 +48,14 @@ class RayLauncher(Launcher):
         waiting, stop = list(reversed(jobs)), False
         running: dict[Any, Job] = {}
         try:
+            self._check_room(ray)
             while running or (waiting and not stop):
                 while waiting and not stop and len(running) < (self.jobs or len(jobs)):
                     job = waiting.pop()
                     running[train.remote(str(job.folder), os.getcwd())] = job
                 for task in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
                     job = running.pop(task)
-                    if not _is_cancelled(ray, task):
+                    if not _is_cancelled(ray, task, job):
                         stop = on_done(job) or stop
                 if stop:  # what waits for room in the cluster is not started any more
                     for task, job in running.items():
@@ -74,6 +80,19 @@ class RayLauncher(Launcher):
                 hint="`ray start --head` starts one; without an address, one is started for this sweep",
             ) from error
 
+    def _check_room(self, ray: Any) -> None:
+        """A run that asks for more than there is would wait for ever, unless the cluster can grow."""
+        there = ray.cluster_resources()
+        missing = [
+            f"{name}={asked:g}, and there are {there.get(resource, 0):g}"
+            for name, asked, resource in (("ray.cpus", self.options.cpus, "CPU"), ("ray.gpus", self.gpus, "GPU"))
+            if asked > there.get(resource, 0)
+        ]
+        if missing and self.options.address is None:
+            raise RunError(f"no run fits into this machine: {'; '.join(missing)}", hint="ask for less")
+        if missing:
+            logger.warning("no run fits into the cluster as it is: %s; waiting for it to grow", "; ".join(missing))
+
 
 def train_directory(folder: str, working_directory: str) -> int:
     """Train the run in a folder, in a process of its own; what Ray's workers call.
@@ -94,21 +113,23 @@ def train_directory(folder: str, working_directory: str) -> int:
             env=inherited_environment(),
         )
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # the task was cancelled: the run saves and stops
+        while process.poll() is None:  # a blocking wait would not notice that the task was cancelled
+            time.sleep(_TICK_SECONDS)
+        return process.returncode
+    except KeyboardInterrupt:  # it was: the run saves and stops
         process.terminate()
         process.wait()
         raise
 
 
-def _is_cancelled(ray: Any, task: Any) -> bool:
-    """Whether a task was taken back; of one that failed for good, the run's directory says how far it came."""
+def _is_cancelled(ray: Any, task: Any, job: Job) -> bool:
+    """Whether a task was taken back; how far one came that failed for good, the run's directory says."""
     try:
         ray.get(task)
     except ray.exceptions.TaskCancelledError:
         return True
-    except ray.exceptions.RayError:
-        return False
+    except ray.exceptions.RayError as error:
+        logger.warning("Ray could not train %s: %s", job.run.run_id, str(error).strip().splitlines()[-1])
     return False
 
 

@@ -69,6 +69,7 @@ class SlurmLauncher(Launcher):
     ) -> None:
         self.options, self.folder, self.jobs = options, folder.resolve(), jobs
         self.devices, self.num_nodes, self.gpus = devices, num_nodes, gpus
+        self._is_silent = False  # whether the controller did not answer when last asked; said once
         name = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.parent.name)
         self._name = f"flops-fit.{name}.{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
 
@@ -145,10 +146,14 @@ class SlurmLauncher(Launcher):
     def _ask(self) -> Mapping[str, _Task] | None:
         """The queue, or None while the controller does not answer: then nothing is known to have left it."""
         try:
-            return self._queue()
+            queue = self._queue()
         except RunError as error:
-            logger.warning("%s", error)
+            if not self._is_silent:
+                logger.warning("%s", error)
+            self._is_silent = True
             return None
+        self._is_silent = False
+        return queue
 
     def _queue(self) -> dict[str, _Task]:
         """What this sweep has in the queue, by the run's folder."""
