@@ -136,16 +136,19 @@ def test_what_a_card_is_called_reaches_the_process_of_its_run(tmp_path: Path) ->
     assert seen["c"] in ("7", "GPU-x")
 
 
-def test_what_a_completed_run_has_used_lets_others_join_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "known"), [("cuda:0", 123 + CONTEXT_BYTES), ("cpu", None)])
+def test_what_a_completed_run_has_used_of_a_gpu_lets_others_join_it(
+    tmp_path: Path, device: str, known: int | None
+) -> None:
     main = entry(
         tmp_path,
         "from flops_fit.runs.directory import RunDirectory\n"
         "Path(run, 'metrics.csv').write_text('step,val_loss\\n1,2\\n')\n"
-        "RunDirectory(run).finish({'peak_memory_bytes': 123})\nreturn 0",
+        f"RunDirectory(run).finish({{'peak_memory_bytes': 123, 'device': {device!r}}})\nreturn 0",
     )
     book = CardBook(["0"], capacity=80 * GIB, runs_per_card=2)
     entered(LocalLauncher(main, cards=book), jobs_in(tmp_path, "ab", num_params=10), tmp_path)
-    assert book.memory(10) == 123 + CONTEXT_BYTES
+    assert book.memory(10) == known
 
 
 def test_a_child_that_dies_by_a_signal_frees_its_slot(tmp_path: Path) -> None:

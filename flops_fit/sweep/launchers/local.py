@@ -70,8 +70,10 @@ class LocalLauncher(Launcher):
 
 
 def peak_of(job: Job) -> Peak | None:
-    """What a completed run has used of its device's memory, where that was recorded."""
+    """What a completed run has used of its GPU's memory, where it was trained on one."""
     with suppress(DataError):
-        memory = job.run.result().get("peak_memory_bytes")
-        return Peak(job.num_params, int(memory)) if memory else None
+        result = job.run.result()
+        memory = result.get("peak_memory_bytes")
+        if memory and str(result.get("device")).startswith("cuda"):
+            return Peak(job.num_params, int(memory))
     return None
