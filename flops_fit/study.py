@@ -148,7 +148,6 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
     from flops_fit.train.run import train_run
 
     sweep, config = study.directory, study.recipe.to_config()
-    sweep.open(study.plan.to_dict(), study.basis)
     facts = {
         "size_param": study.plan.size_param,
         "batch_size": study.plan.batch_size,
@@ -160,10 +159,6 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         "origin": origin(Path.cwd()),
     }
     experiments = {e.experiment_id: e for e in study.plan.experiments}
-    for experiment in experiments.values():
-        run = sweep.run(experiment.experiment_id)
-        if run.state() is not RunState.COMPLETED:
-            write_run_config(run, experiment, config, facts)
 
     def train(run: RunDirectory) -> RunState | None:
         try:
@@ -181,6 +176,11 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         train=train,
         is_importable=config is not None,
     )
+    sweep.open(study.plan.to_dict(), study.basis)
+    for experiment in experiments.values():
+        run = sweep.run(experiment.experiment_id)
+        if run.state() is not RunState.COMPLETED:
+            write_run_config(run, experiment, config, facts)
     return run_sweep(
         sweep,
         study.plan.experiments,
