@@ -36,12 +36,14 @@ class Study:
         config: What was asked for.
         plan: The runs.
         basis: What, beside budget, size and seed, decides their results.
+        num_samples: Training samples in one pass; None where they have no known end.
     """
 
     recipe: Recipe
     config: SweepConfig
     plan: SweepPlan
     basis: dict[str, Any]
+    num_samples: int | None = None
 
     @property
     def directory(self) -> SweepDirectory:
@@ -105,7 +107,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
     if config.size_param in plan.model_kwargs:
         plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
-    return Study(recipe=recipe, config=config, plan=plan, basis=basis)
+    return Study(recipe=recipe, config=config, plan=plan, basis=basis, num_samples=data.num_samples)
 
 
 def _group_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:

@@ -97,6 +97,14 @@ def format_flops(value: float, digits: int = 3) -> str:
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{exponent}"
 
 
+def format_bytes(value: float) -> str:
+    """Write an amount of memory briefly: 640 MB, 1.5 GB."""
+    for suffix, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.{0 if value >= 100 * scale else 1}f} {suffix}"
+    return f"{value:.0f} B"
+
+
 def format_duration(seconds: float) -> str:
     """Write a time briefly: 45 s, 2 min 05 s, 3 h 20 min."""
     if not math.isfinite(seconds):

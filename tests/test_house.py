@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors"},
     {"experiment", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "result"},
+    {"api", "study", "trial", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -28,6 +28,7 @@ ARROWS = {
     ("report", "fit"),
     ("api", "study"),
     ("api", "result"),
+    ("trial", "study"),
     ("__main__", "cli"),
     ("experiment", "errors"),
     ("batch", "errors"),

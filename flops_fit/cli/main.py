@@ -17,7 +17,7 @@ GOOD, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 # Verb: where it lives, and its line of help.
 VERBS = {
     "fit": ("sweep", "plan, train what is not done, analyse, report: `fit --config sweep.yaml`; again to resume"),
-    "plan": ("sweep", "the plan and its cost; trains nothing: `plan --config sweep.yaml`"),
+    "plan": ("plan", "the plan and its cost; trains nothing: `plan --config sweep.yaml`"),
     "run": ("sweep", "train one planned run, or resume it: `run OUTPUT_DIR/runs/RUN_ID`"),
     "status": ("status", "state of every run, progress: `status OUTPUT_DIR`"),
     "analyze": ("answers", "fit the laws: `analyze OUTPUT_DIR` or `analyze runs.csv`"),

@@ -1,9 +1,8 @@
-"""``fit``, ``plan`` and ``run``: the verbs that import what a config names, and torch."""
+"""``fit`` and ``run``: the verbs that import what a config names, and torch."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -19,28 +18,17 @@ from flops_fit.train.stopping import STOP
 from flops_fit.units import format_duration, format_flops, parse_flops
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flops_fit.cli.words import Parser
     from flops_fit.sweep.orchestrator import Outcome, Progress
 
 _TO_DO = (RunState.PENDING, RunState.INTERRUPTED, RunState.RUNNING)
 
 
-def plan(words: list[str]) -> int:
-    """Show the plan and its cost; nothing is written."""
-    own, rest = _options("plan", words)
-    from flops_fit.cli.config import SweepCLI
-    from flops_fit.report.plan import plan_table
-    from flops_fit.study import plan_study
-
-    with _quiet_libraries():
-        cli = SweepCLI(own.config, rest, "plan")
-        planned = plan_study(cli.recipe, cli.sweep).plan
-    print(json.dumps({"schema_version": 1} | planned.to_dict()) if own.json else plan_table(planned))
-    return GOOD
-
-
 def fit(words: list[str]) -> int:
     """Plan, train what is not done, analyse, report."""
-    own, rest = _options("fit", words)
+    own, rest = sweep_options("fit", words)
     if is_extra_rank():
         return GOOD
     from flops_fit.api import analyze
@@ -48,7 +36,7 @@ def fit(words: list[str]) -> int:
     from flops_fit.study import plan_study, train_study, write_sweep_yaml
     from flops_fit.sweep.orchestrator import Selection
 
-    with _quiet_libraries():
+    with quiet_libraries():
         cli = SweepCLI(own.config, rest, "fit")
         study = plan_study(cli.recipe, cli.sweep)
     path = study.directory.path
@@ -100,9 +88,12 @@ def run(words: list[str]) -> int:
         return train_directory(own.run_dir)
 
 
-def _options(verb: str, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our own options, and the rest: keys of the config."""
+def sweep_options(
+    verb: str, words: list[str], add: Callable[[Parser], None] = lambda _: None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Our own options, those that a verb adds among them, and the rest: keys of the config."""
     parser = parser_of(verb)
+    add(parser)
     parser.add_argument("--config", "-c", action="append", default=[], help="YAML of the sweep; several are stacked")
     if verb == "fit":
         parser.add_argument("--retry-failed", action="store_true", help="also runs that failed or diverged before")
@@ -167,7 +158,7 @@ class _ProgressLine:
             say("")
 
 
-class _quiet_libraries(warnings.catch_warnings):  # noqa: N801
+class quiet_libraries(warnings.catch_warnings):  # noqa: N801
     """Keeps what libraries warn about while a config is read out of the answer."""
 
     def __enter__(self) -> Any:

@@ -2,33 +2,85 @@
 
 from __future__ import annotations
 
-from flops_fit.experiment import SweepPlan
-from flops_fit.units import format_count, format_flops
+from collections.abc import Sequence
+
+from flops_fit.experiment import Experiment, SweepPlan
+from flops_fit.units import format_bytes, format_count, format_duration, format_flops
+
+_Column = tuple[str, Sequence[str]]
 
 
-def plan_table(plan: SweepPlan) -> str:
-    """The plan for a terminal."""
-    titles = ("budget", plan.size_param, "N", "D", "D/N", "steps", "FLOPs", "C/6ND")
-    head = "  ".join(f"{title:>{width}}" for title, width in zip(titles, (9, 10, 8, 8, 7, 7, 9, 5), strict=True))
-    lines = [f"{plan.model_cls_name}: {plan.num_experiments} runs, D in {plan.unit}", "", head]
-    for e in plan.experiments:
-        steps = "" if e.steps is None else str(e.steps)
-        ratio = e.flops_per_token / (6 * e.num_params)
-        lines.append(
-            f"{format_flops(e.compute_budget):>9}  {e.size_param_value:>10}  {format_count(e.num_params):>8}"
-            f"  {format_count(e.num_tokens):>8}  {e.tokens_per_param:>7.3g}  {steps:>7}  {format_flops(e.flops):>9}"
-            f"  {ratio:>5.2f}"
-        )
+def plan_table(plan: SweepPlan, runs: Sequence[_Column] = (), totals: Sequence[str] = ()) -> str:
+    """The plan for a terminal.
+
+    Args:
+        plan: The plan.
+        runs: Further columns: a title, and a cell for every run.
+        totals: Further lines on the whole.
+    """
+    lines = [f"{plan.model_cls_name}: {plan.num_experiments} runs, D in {plan.unit}", ""]
+    lines += _aligned([*_columns(plan), *runs])
     by_budget = {C: sum(e.flops for e in plan.experiments if e.compute_budget == C) for C in plan.compute_budgets}
     lines += ["", "cost: " + ", ".join(f"{format_flops(f)} at {format_flops(C)}" for C, f in by_budget.items())]
     rule = "C = 6ND" if plan.flops_rule == "6nd" else "counted on the model"
     lines.append(f"in all {format_flops(plan.total_flops)} FLOPs ({rule})")
+    lines += totals
     if plan.batch_size is not None:
         per_step = f" = {plan.batch_size * plan.tokens_per_sample} tokens" if plan.unit == "tokens" else ""
         lines.append(f"batch: {plan.batch_size} samples{per_step} a step")
     lines += [_dropped(d.size, d.compute_budget, d.reason) for d in plan.dropped]
     lines += [f"note: {w}" for w in plan.warnings]
     return "\n".join(lines)
+
+
+def size_columns(plan: SweepPlan) -> list[_Column]:
+    """N under every convention, and counted FLOPs over those of 6ND: what ``plan -v`` shows beside."""
+    conventions = {
+        "N matmul": [e.num_params_matmul for e in plan.experiments],
+        "N total": [e.num_params_total for e in plan.experiments],
+        "N non-emb": [e.num_params_non_embedding for e in plan.experiments],
+    }
+    columns: list[_Column] = [
+        (title, ["" if n is None else format_count(n) for n in counts]) for title, counts in conventions.items()
+    ]
+    return [*columns, ("C/6ND", [f"{e.flops_per_token / (6 * e.num_params):.2f}" for e in plan.experiments])]
+
+
+def cost_columns(
+    deviations: Sequence[float], epochs: Sequence[float | None], memory: Sequence[int], seconds: Sequence[float]
+) -> list[_Column]:
+    """What every run costs: FLOPs over budget less one, passes over the data, memory [bytes], time [seconds]."""
+    return [
+        ("off", [f"{100 * d:+.2g}%" for d in deviations]),
+        ("epochs", ["" if e is None else f"{e:.2g}" for e in epochs]),
+        ("memory", [format_bytes(m) for m in memory]),
+        ("time", [format_duration(s) for s in seconds]),
+    ]
+
+
+def rate_column(rates: Sequence[float | None]) -> _Column:
+    """The peak learning rate of every run."""
+    return "lr", ["" if rate is None else f"{rate:.3g}" for rate in rates]
+
+
+def _columns(plan: SweepPlan) -> list[_Column]:
+    runs: Sequence[Experiment] = plan.experiments
+    return [
+        ("budget", [format_flops(e.compute_budget) for e in runs]),
+        (plan.size_param, [str(e.size_param_value) for e in runs]),
+        ("N", [format_count(e.num_params) for e in runs]),
+        ("D", [format_count(e.num_tokens) for e in runs]),
+        ("D/N", [f"{e.tokens_per_param:.3g}" for e in runs]),
+        ("steps", ["" if e.steps is None else str(e.steps) for e in runs]),
+        ("FLOPs", [format_flops(e.flops) for e in runs]),
+    ]
+
+
+def _aligned(columns: Sequence[_Column]) -> list[str]:
+    """Right-aligned columns, no wider than their cells."""
+    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
+    rows = [[title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _dropped(size: int, budget: float | None, reason: str) -> str:
