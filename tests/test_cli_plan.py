@@ -11,17 +11,17 @@ from test_cli import told, write
 from flops_fit.cli import BAD_INPUT, GOOD
 
 
-def test_every_run_has_its_cost_within_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    config = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+def test_every_run_has_its_cost_within_a_hundred_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tmp_path)
     code, out, _ = told(capsys, "plan", "--config", config, "--jobs", 3, "--price-per-hour", 2, "--device-flops", "1e9")
     assert code == GOOD
     head = next(line for line in out.splitlines() if line.lstrip().startswith("budget"))
-    assert head.split() == "budget d_model N D D/N steps FLOPs off epochs memory time".split()
+    assert head.split() == "budget width N D D/N steps FLOPs off epochs memory time".split()
     assert max(map(len, out.splitlines()[:18])) <= 100
     assert "with 3 runs at a time" in out
     assert "at 1 GFLOP/s a device, as given" in out
     assert "at 2 a device-hour" in out
-    assert "peak learning rate: 0.7" in out
+    assert "peak learning rate: 0.01" in out
     assert "without activations" in out
 
 
