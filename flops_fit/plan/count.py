@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from flops_fit.errors import PlanError
-from flops_fit.flops import flops_per_sample
+from flops_fit.plan.rungs import FAKE, META, REAL, RUNGS, BuildError, Loss, Rung, check_real_size, refusal, said
 from flops_fit.randomness import PrivateRandomness
 
 Build = Callable[[int], nn.Module]
-Loss = Callable[[nn.Module, Any], Tensor]
 
-
-class BuildError(PlanError):
-    """This size cannot be constructed; another may."""
+# Less of the least possible FLOPs than this has been missed, not rounded.
+_SEEN_SHARE = 0.9
+# Parameters are extrapolated over this ratio of sizes at most, where sizes between can be built.
+_NEAR = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +99,54 @@ def checked_num_params(model: nn.Module) -> int:
     return count
 
 
+def own_flops(model: nn.Module) -> float | None:
+    """What the model's own ``flops_per_token()`` says, where it has one [FLOPs].
+
+    Raises:
+        PlanError: It says nothing usable.
+    """
+    method = getattr(model, "flops_per_token", None)
+    if not callable(method):
+        return None
+    value = method()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise PlanError(
+            f"{type(model).__qualname__}.flops_per_token() returned {value!r}; it must be a positive number",
+            hint="return the FLOPs of training on one token, forward and backward, about 6 for each parameter",
+        )
+    return float(value)
+
+
 class SizeCounter:
-    """Builds sizes on the meta device (on the CPU where that fails) and counts them; each size once.
+    """Builds sizes as cheaply as their constructor allows and counts them; each size once.
 
     Args:
         build: From size to model.
         example_batch: A batch to count FLOPs with, or None.
         loss: From model and batch to a scalar, or None.
+        tokens_per_sample: What D counts in one sample.
     """
 
-    def __init__(self, build: Build, example_batch: Any = None, loss: Loss | None = None) -> None:
+    def __init__(
+        self, build: Build, example_batch: Any = None, loss: Loss | None = None, tokens_per_sample: int = 1
+    ) -> None:
         self._build, self._batch, self._loss = build, example_batch, loss
+        self._tokens_per_sample = tokens_per_sample
         self._known: dict[int, SizeCount | BuildError] = {}
         self._costs: dict[int, float] = {}
+        self._notes: dict[str, str] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how sizes were counted."""
+        return list(self._notes.values())
 
     def __call__(self, size: int) -> SizeCount:
         """Count one size.
 
         Raises:
             BuildError: The constructor refused this size.
-            PlanError: The model breaks the contract of ``num_params()``.
+            PlanError: The model breaks the contract of ``num_params()``, or no size could be built here.
         """
         if size not in self._known:
             try:
@@ -129,8 +158,8 @@ class SizeCounter:
             raise known
         return known
 
-    def flops_per_sample(self, size: int) -> float:
-        """Forward and backward of one sample [FLOPs].
+    def flops_per_token(self, size: int) -> float:
+        """Forward and backward of one token, or sample where that is the unit [FLOPs].
 
         Raises:
             PlanError: It cannot be counted.
@@ -140,7 +169,9 @@ class SizeCounter:
         return self._costs[size]
 
     def _count(self, size: int) -> SizeCount:
-        model, _ = self._construct(size)
+        model, rung, why = self._construct(size)
+        if why:
+            self._note(rung, why)
         embeddings = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
         lookups = {id(w) for w in embeddings}
         # A head has its embedding's shape; a tied one is its embedding, and does take part in a product.
@@ -157,35 +188,91 @@ class SizeCounter:
             non_embedding=sum(p.numel() for p in parameters if id(p) not in outside),
         )
 
-    def _construct(self, size: int) -> tuple[nn.Module, bool]:
-        """The model, and whether it is on the meta device; the global random states stay as they were."""
-        with PrivateRandomness(0):  # counting must not change what a later run draws
+    def _construct(self, size: int) -> tuple[nn.Module, Rung, str]:
+        """The model, built the cheapest way that works; the way, and why no cheaper one did."""
+        failures: list[str] = []
+        for rung in (META, FAKE, REAL):
             try:
-                with torch.device("meta"):
-                    model = self._build(size)
-                if isinstance(model, nn.Module):
-                    checked_num_params(model)
-                    return model, True
-            except Exception:
-                pass  # constructors that read values (.item(), numpy) fail on meta; a real build says what is wrong
-            try:
-                model = self._build(size)
+                model = self._build_on(rung, size, failures)
+                return model, rung, failures[0] if failures else ""
+            except BuildError:
+                raise
             except Exception as error:
-                raise BuildError(f"size {size} cannot be built: {type(error).__name__}: {error}") from error
-        if not isinstance(model, nn.Module):
-            raise PlanError(f"the model factory returned {type(model).__qualname__}, not a torch.nn.Module")
-        return model, False
+                failures.append(said(error))
+                if rung is REAL or failures.count(failures[-1]) > 1:  # its own word, wherever the tensors are
+                    raise refusal(size, error) from error
+        raise AssertionError("the last rung builds or raises")
+
+    def _build_on(self, rung: Rung, size: int, failures: list[str]) -> nn.Module:
+        """A model built in one way; the global random states stay, as counting must not change what a run draws."""
+        if rung.is_real:
+            check_real_size(size, self._expected_params(size), failures[0])
+        with PrivateRandomness(0):
+            model = rung.build(lambda: self._build(size))
+            checked_num_params(model)
+        return model
+
+    def _expected_params(self, size: int) -> float | None:
+        """Parameters of a size: its own where they are known, else by the power law through the two largest below it.
+
+        None where there are none below.
+
+        Where those are far below, sizes from one on are counted by doubling: the law of the smallest does not hold far.
+        """
+        known_here = self._known.get(size)
+        if isinstance(known_here, SizeCount):
+            return known_here.total
+        smaller = 1
+        while smaller < size:
+            known = self._totals_below(size)
+            if len(known) > 1 and _NEAR * known[-1][0] >= size:
+                break
+            with suppress(BuildError):
+                self(smaller)
+            smaller *= 2
+        known = self._totals_below(size)[-2:]
+        if len(known) < 2:
+            return known[0][1] if known else None
+        (a, N_a), (b, N_b) = known
+        return float(N_b * (size / b) ** max(0.0, math.log(N_b / N_a) / math.log(b / a)))
+
+    def _totals_below(self, size: int) -> list[tuple[int, int]]:
+        return sorted(
+            (s, k.total) for s, k in self._known.items() if isinstance(k, SizeCount) and k.total and 0 < s < size
+        )
 
     def _flops(self, size: int) -> float:
-        hint = "use flops='6nd', or let the model and the loss run on the meta device"
+        hint = "use flops='6nd', or give the model flops_per_token() -> float, or let model and loss run on meta"
         if self._batch is None or self._loss is None:
             raise PlanError("FLOPs cannot be counted without an example batch and a loss", hint=hint)
-        model, on_meta = self._construct(size)
-        try:
-            flops = flops_per_sample(model if on_meta else model.to("meta"), self._loss, self._batch)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            raise PlanError(f"the FLOPs of size {size} could not be counted: {why}", hint=hint) from error
-        if not flops:
-            raise PlanError(f"the FLOPs of size {size} could not be counted: none were seen", hint=hint)
-        return flops
+        step, own = None, None
+        failures: list[str] = []
+        for rung in RUNGS:
+            try:
+                model = self._build_on(rung, size, failures)
+                own = own or own_flops(model)
+                with PrivateRandomness(0):
+                    step = rung.step(model, self._loss, self._batch)
+                break
+            except Exception as error:
+                failures.append(said(error))
+        seen = 0.0 if step is None else step.forward / max(1, 2 * self(size).matmul * self._tokens_per_sample)
+        why = failures[0] if failures else f"only {seen:.0%} of what size {size} must take were seen"
+        if own is not None and seen < _SEEN_SHARE:
+            self._notes.setdefault("own", f"FLOPs are what the model's flops_per_token() says: {why}")
+            return own
+        if step is None or not step.total:
+            why = failures[-1] if failures else "none were seen"
+            raise PlanError(f"the FLOPs of size {size} could not be counted: {why}", hint=hint)
+        if failures:
+            self._note(rung, why)
+        if seen < _SEEN_SHARE:
+            self._notes.setdefault(
+                "missed",
+                f"only {seen:.0%} of the FLOPs that size {size} must take were seen: there are kernels that nobody"
+                " counts, or parameters that not every token meets; give the model flops_per_token() -> float",
+            )
+        return step.total / self._tokens_per_sample
+
+    def _note(self, rung: Rung, why: str) -> None:
+        self._notes.setdefault(rung.how, f"models are counted {rung.how}: {why}")

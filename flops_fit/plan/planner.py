@@ -13,7 +13,7 @@ from torch import nn
 from flops_fit.batch import Unit, batch_inputs, batch_samples, batch_targets, batch_tokens, batch_unit
 from flops_fit.errors import PlanError
 from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SweepPlan
-from flops_fit.plan.count import Build, BuildError, Loss, SizeCount, SizeCounter, constructor
+from flops_fit.plan.count import Build, SizeCount, SizeCounter, constructor
 from flops_fit.plan.grid import (
     COMFORTABLE_STEPS,
     EXPECTED_TOKENS_PER_PARAM,
@@ -27,6 +27,7 @@ from flops_fit.plan.grid import (
     pick_sizes,
     why_dropped,
 )
+from flops_fit.plan.rungs import BuildError, Loss
 from flops_fit.units import format_count, format_flops
 
 
@@ -104,7 +105,7 @@ class Planner:
         """
         if self.rule == "6nd":
             return self.flops_per_param_per_token * count.num_params
-        return self.counter.flops_per_sample(count.size) / self.tokens_per_sample
+        return self.counter.flops_per_token(count.size)
 
     def sizes_for(self, C: float) -> list[int]:
         """The sizes to train at a budget, before cells are judged."""
@@ -326,7 +327,7 @@ def make_plan(
     can_count = example_batch is not None and loss is not None
     rule: FlopsRule = flops or ("counted" if unit == "samples" and can_count else "6nd")
     planner = Planner(
-        counter=SizeCounter(build, example_batch, loss),
+        counter=SizeCounter(build, example_batch, loss, per_sample),
         choice=choice,
         rule=rule,
         flops_per_param_per_token=flops_per_param_per_token,
@@ -357,7 +358,7 @@ def make_plan(
         model_kwargs=model_kwargs,
         compute_budgets=budgets,
         dropped=planner.dropped,
-        warnings=planner.warnings + _sweep_warnings(experiments),
+        warnings=planner.counter.notes + planner.warnings + _sweep_warnings(experiments),
         unit=unit,
         flops_rule=rule,
         batch_size=batch_size,
