@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors"},
     {"experiment", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "trial", "result"},
+    {"api", "study", "trial", "simulation", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -29,12 +29,15 @@ ARROWS = {
     ("api", "study"),
     ("api", "result"),
     ("trial", "study"),
+    ("trial", "simulation"),
+    ("simulation", "api"),
+    ("simulation", "result"),
     ("__main__", "cli"),
     ("experiment", "errors"),
     ("batch", "errors"),
     ("flops", "batch"),
 }
-TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report")
+TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report", "simulation")
 
 
 def _files() -> list[Path]:

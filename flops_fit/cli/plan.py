@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.main import GOOD
+from flops_fit.cli.simulate import add_truth_options, expected_line, truth_of
 from flops_fit.cli.sweep import quiet_libraries, sweep_options
 from flops_fit.cli.words import amount
 from flops_fit.errors import FlopsFitError
@@ -22,6 +24,9 @@ def plan(words: list[str]) -> int:
     own, rest = sweep_options("plan", words, _add_options)
     if own.jobs is not None and own.jobs < 1:
         raise FlopsFitError(f"flops-fit plan: --jobs {own.jobs} must be at least 1")
+    asked = [f"--{name}" for name in ("law", "noise", "compute") if getattr(own, name) is not None]
+    if asked and not own.simulate:
+        raise FlopsFitError(f"flops-fit plan: {', '.join(asked)} goes with --simulate")
     from flops_fit.cli.config import SweepCLI
     from flops_fit.study import plan_study
     from flops_fit.trial import assume, circumstances_of
@@ -31,10 +36,17 @@ def plan(words: list[str]) -> int:
         study = plan_study(cli.recipe, cli.sweep)
         circumstances = circumstances_of(study, jobs=own.jobs, price_per_hour=own.price_per_hour)
         cost = assume(study, circumstances, own.device_flops)
-    if own.json:
-        print(json.dumps({"schema_version": 1} | study.plan.to_dict() | {"cost": cost.to_dict()}))
-    else:
-        print(_page(study.plan, cost, verbose=own.verbose))
+    told = {"schema_version": 1} | study.plan.to_dict() | {"cost": cost.to_dict()}
+    lines = [_page(study.plan, cost, verbose=own.verbose)]
+    if own.simulate:
+        from flops_fit.simulation import expected_errors, target_of
+
+        truth = truth_of(own, study.plan)
+        target = target_of(study.plan, own.compute)
+        expected = expected_errors(study.plan, truth, compute_budget=target, seed=own.seed)
+        told |= {"simulation": asdict(expected) | {"truth": truth.to_dict(), "seed": own.seed}}
+        lines.append(expected_line(expected, truth))
+    print(json.dumps(told) if own.json else "\n".join(lines))
     return GOOD
 
 
@@ -45,6 +57,8 @@ def _add_options(parser: Parser) -> None:
     parser.add_argument(
         "--device-flops", type=amount(parse_flops), help="FLOP/s that one device sustains, instead of what is usual"
     )
+    parser.add_argument("--simulate", action="store_true", help="say how far off this plan's answers would be")
+    add_truth_options(parser)
 
 
 def _page(plan: SweepPlan, cost: SweepCost, *, verbose: bool) -> str:

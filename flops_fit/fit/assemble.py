@@ -80,7 +80,7 @@ def analyze_runs(
     from flops_fit.fit.methods import Settings, fit_methods, hold_out_headline
 
     rows, excluded = select_rows(runs, n_convention=n_convention)
-    notes: list[Warning_] = []
+    notes: list[Warning_] = _simulated(runs)
     labelled = bool(np.isfinite(rows.budget).any())
     rows = _relabelled(rows, notes) if labelled else replace(rows, budget=_found_budgets(rows.C))
     everything = rows
@@ -128,6 +128,15 @@ def analyze_runs(
     )
     analysis = replace(analysis, ci=law_intervals(analysis))
     return replace(analysis, warnings=(*notes, *find_warnings(analysis)))
+
+
+def _simulated(runs: pd.DataFrame) -> list[Warning_]:
+    """Say of runs that were drawn from a law, and not trained, that they were; whatever is made of them says so too."""
+    if "state" not in runs:
+        return []
+    drawn = int((runs["state"].astype(str).str.strip().str.lower() == "simulated").sum())
+    said = f"{drawn} of {len(runs)} runs are simulated: drawn from a law, not trained"
+    return [Warning_("simulated", said)] if drawn else []
 
 
 def _leave_one_out(rows: Rows, fitted: Fitted, rule: ComputeRule) -> tuple[LeftOut, ...]:
