@@ -11,7 +11,7 @@ import pytest
 from test_cli import told, write
 
 from flops_fit.cli import BAD_INPUT, GOOD
-from flops_fit.errors import FitError, PlanError
+from flops_fit.errors import DataError, PlanError
 from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.laws import ParametricLaw
 from flops_fit.simulation import analyzed, drawn_runs, errors_of, expected_errors, target_of, truth_for
@@ -67,8 +67,8 @@ def test_more_noise_is_more_error_and_a_seed_decides_the_draws() -> None:
 
 
 def test_too_small_a_plan_cannot_be_judged() -> None:
-    small = plan((1e18,), sizes=5)
-    with pytest.raises(FitError, match="cannot carry any scaling law"):
+    small = plan((1e18, 3e18), sizes=2)
+    with pytest.raises(DataError, match="4 runs; a scaling law needs at least 5"):
         expected_errors(small, truth_for(small), compute_budget=1e20, draws=2)
     with pytest.raises(PlanError, match="noise=1"):
         truth_for(plan(), noise=1.0)
