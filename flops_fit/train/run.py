@@ -17,6 +17,7 @@ from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.attempt import Attempt, RunParts
 from flops_fit.train.callbacks import DivergedError, InterruptedRunError
 from flops_fit.train.failure import failure_details, is_out_of_memory
+from flops_fit.train.memory import MicroBatches
 from flops_fit.train.ranks import planned_world_size, rank_here
 from flops_fit.train.stopping import STOP
 
@@ -93,25 +94,24 @@ def _with_enough_memory(
     run: RunDirectory, experiment: Experiment, parts: list[RunParts], make_parts: Callable[[], RunParts]
 ) -> None:
     """Attempts with ever smaller micro-batches, from the last checkpoint on."""
-    accumulate = int(parts[0].trainer.get("accumulate_grad_batches") or 1)
-    world, batch = planned_world_size(parts[0].trainer) or 1, parts[0].batch_size
+    trainer, batch = parts[0].trainer, parts[0].batch_size
+    world, is_first = planned_world_size(trainer) or 1, not rank_here(trainer)
+    micro_batches = MicroBatches(run, batch, world, int(trainer.get("accumulate_grad_batches") or 1))
     while True:
         if STOP.is_asked and world == 1:
             raise InterruptedRunError("stopped before its first step; start it again to go on")
         try:
-            return Attempt(run, experiment, parts.pop(), accumulate).complete()
+            return Attempt(run, experiment, parts.pop(), micro_batches.accumulate).complete()
         except Exception as error:
-            # On several devices the other ranks wait for this one: the run fails, and says why.
-            if not is_out_of_memory(error) or world > 1:
+            before = micro_batches.size
+            if is_out_of_memory(error):
+                micro_batches.halve()
+            elif not micro_batches.are_too_large():
                 raise
-            micro = batch // accumulate
-            if micro % 2:
-                raise RunError(
-                    f"{run.run_id}: out of memory with a micro-batch of {micro} samples, which cannot be halved",
-                    hint="train on a larger or on several devices, or leave this size out",
-                ) from error
-            accumulate *= 2
-            logger.warning("out of memory: going on with micro-batches of %d samples", micro // 2)
+            told = f"out of memory with micro-batches of {before} samples: going on with smaller ones"
+            if world > 1:  # the processes of the run only start again together
+                raise InterruptedRunError(told) if is_first else RunError(told) from error
+            logger.warning("%s", told)
         gc.collect()  # the failed attempt, which refers to itself
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

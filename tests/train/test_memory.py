@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 from flops_fit.runs.directory import RunDirectory, RunState
 from flops_fit.train.run import is_out_of_memory
 
-# The address space is cut to what there is at the start of training and so many MiB more.
+# A script, so that it can be started again for each rank. The address space is cut to what there is at the start of
+# training and so many MiB more.
 _CHILD = """
 import resource, sys
 sys.path[:0] = {path!r}
@@ -26,7 +28,7 @@ def limited(*args, **kwargs):
     torch.zeros(8, requires_grad=True).sum().backward()  # its threads are there before the limit is
     if not limited.done:
         size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + {room} * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (size + {room} * 2**20, resource.RLIM_INFINITY))
         limited.done = True
     return begin(*args, **kwargs)
 limited.done = False
@@ -50,11 +52,13 @@ class Hungry(torch.nn.Module):
         return wide.sin().mean(dim=1) if self.training else wide.mean(dim=1).sin()
 
 
-def run_with(folder: Path, room: int) -> tuple[RunDirectory, subprocess.CompletedProcess[str]]:
-    run = write(folder, experiment(Hungry, steps=12), recipe(Hungry), interval=60.0)
+def run_with(folder: Path, room: int, **trainer: object) -> tuple[RunDirectory, subprocess.CompletedProcess[str]]:
+    run = write(folder, experiment(Hungry, steps=12), recipe(Hungry, trainer=trainer), interval=60.0)
     tests = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    code = _CHILD.format(path=tests, room=room, run=str(run.path))
-    return run, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    script = folder / "limited.py"
+    script.write_text(_CHILD.format(path=tests, room=room, run=str(run.path)))
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # each thread's own would count, used or not
+    return run, subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.slow
@@ -63,10 +67,28 @@ def test_micro_batches_are_halved_until_they_fit(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", experiment(Hungry, steps=12), recipe(Hungry))
     run, done = run_with(tmp_path, room=100)
     assert done.returncode == 0, done.stderr
-    assert "out of memory: going on with micro-batches of" in done.stderr
+    assert "out of memory with micro-batches of 16 samples: going on with smaller ones" in done.stderr
     assert run.result()["micro_batch"] < 16
     assert run.result()["loss"] == pytest.approx(whole.result()["loss"], rel=1e-5)
     assert len(run.metrics.read_text().splitlines()) == len(whole.metrics.read_text().splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.skipif(sys.platform != "linux", reason="an address space can be limited on Linux only")
+def test_several_processes_start_again_with_smaller_ones(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", experiment(Hungry, steps=12), recipe(Hungry))
+    two = {"devices": 2, "strategy": "ddp"}
+    run, done = run_with(tmp_path, room=160, **two)
+    starts = 1
+    while done.returncode != 0 and starts < 5:
+        assert run.state() is RunState.INTERRUPTED, (done.returncode, done.stderr[-3000:])
+        run, done = run_with(tmp_path, room=160, **two)
+        starts += 1
+    assert starts > 1
+    assert run.result()["micro_batch"] < 8
+    assert run.result()["world_size"] == 2
+    assert run.result()["loss"] == pytest.approx(whole.result()["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
