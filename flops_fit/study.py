@@ -58,7 +58,8 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         PlanError: The sweep cannot be trained as asked.
         DataError: The data is not what a model can be trained on.
     """
-    from flops_fit.plan.planner import SizeChoice, make_plan
+    from flops_fit.plan.planner import make_plan
+    from flops_fit.plan.sizes import SizeChoice
     from flops_fit.train.guard import check_trainer
     from flops_fit.train.loggers import check_loggers
     from flops_fit.train.recipe import basis_hash
@@ -90,6 +91,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         seeds=config.seeds or [0],
         min_steps=config.min_steps,
         count_tokens=module.count_tokens,
+        num_samples=data.num_samples,
         auto_batch=True,
     )
     assert plan.batch_size is not None

@@ -141,6 +141,11 @@ class SizeCounter:
         """What the user should know of how sizes were counted."""
         return list(self._notes.values())
 
+    @property
+    def known(self) -> list[SizeCount]:
+        """The sizes counted so far, ascending."""
+        return [k for _, k in sorted(self._known.items()) if isinstance(k, SizeCount)]
+
     def __call__(self, size: int) -> SizeCount:
         """Count one size.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
@@ -19,6 +20,12 @@ HALF_RANGE = 4.0
 # Fewer optimiser steps than this train no model properly, and the law shows the schedule instead of the size.
 MIN_STEPS = 150
 COMFORTABLE_STEPS = 500
+# A parabola's minimum is sure from about as many sizes, over about such a range of N.
+ENOUGH_SIZES = 5
+ENOUGH_SPAN = 8.0
+# Muennighoff et al. 2023 (arXiv:2305.16264): up to 4 epochs repeated data is nearly as good as new, at 16 worth little.
+MANY_EPOCHS = 4.0
+MAX_EPOCHS = 16.0
 MIN_TOKENS_PER_PARAM, MAX_TOKENS_PER_PARAM = 0.1, 1000.0
 MAX_BATCH_TOKENS = 2**19
 
@@ -140,7 +147,9 @@ def bracket(num_params: Callable[[int], int | None], target: float, start: int =
     )
 
 
-def why_dropped(num_params: int, tokens: float, steps: int | None, min_steps: int) -> str | None:
+def why_dropped(
+    num_params: int, tokens: float, steps: int | None, min_steps: int, epochs: float | None = None
+) -> str | None:
     """Why a cell cannot teach anything about the law, or None."""
     ratio = tokens / num_params
     if ratio < MIN_TOKENS_PER_PARAM:
@@ -149,7 +158,17 @@ def why_dropped(num_params: int, tokens: float, steps: int | None, min_steps: in
         return f"{ratio:.4g} tokens per parameter (at most {MAX_TOKENS_PER_PARAM:g})"
     if steps is not None and steps < min_steps:
         return f"only {steps} optimiser steps (at least {min_steps}); a smaller batch would give more"
+    if epochs is not None and epochs > MAX_EPOCHS:
+        return f"{epochs:.3g} epochs: it asks for more data than exists (repeated at most {MAX_EPOCHS:g} times)"
     return None
+
+
+def first_of_each_kind(reasons: Iterable[str]) -> list[str]:
+    """Reasons that differ in more than their numbers, the first of each kind."""
+    kinds: dict[str, str] = {}
+    for reason in reasons:
+        kinds.setdefault(re.sub(r"\d[\d.e+]*", "#", reason), reason)
+    return list(kinds.values())
 
 
 def largest_batch(tokens_at_optimum: float, tokens_per_sample: int) -> int:

@@ -15,53 +15,23 @@ from flops_fit.errors import PlanError
 from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SweepPlan
 from flops_fit.plan.count import Build, SizeCount, SizeCounter, constructor
 from flops_fit.plan.grid import (
-    COMFORTABLE_STEPS,
+    ENOUGH_SIZES,
+    ENOUGH_SPAN,
     EXPECTED_TOKENS_PER_PARAM,
     HALF_RANGE,
+    MAX_EPOCHS,
+    MAX_TOKENS_PER_PARAM,
     MIN_STEPS,
-    bracket,
+    MIN_TOKENS_PER_PARAM,
     checked_budgets,
-    ladder,
+    first_of_each_kind,
     largest_batch,
-    log_spaced,
-    pick_sizes,
     why_dropped,
 )
-from flops_fit.plan.rungs import BuildError, Loss
-from flops_fit.units import format_count, format_flops
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SizeChoice:
-    """Which sizes a sweep may use.
-
-    Attributes:
-        num_sizes_per_budget: How many at each budget.
-        min_size: Smallest value of the size parameter; None to find it.
-        max_size: Largest value; None to find it.
-        sizes: Exactly these, at every budget where they are feasible; wins over all of the above.
-        size_multiple: Sizes are multiples of this; None for 64 at large widths and less at small ones.
-    """
-
-    num_sizes_per_budget: int = 7
-    min_size: int | None = None
-    max_size: int | None = None
-    sizes: Sequence[int] | None = None
-    size_multiple: int | None = None
-
-    def __post_init__(self) -> None:
-        counts = {"num_sizes_per_budget": self.num_sizes_per_budget, "min_size": self.min_size}
-        counts |= {"max_size": self.max_size, "size_multiple": self.size_multiple}
-        counts |= {f"sizes[{i}]": s for i, s in enumerate(() if self.sizes is None else self.sizes)}
-        bad = [f"{k}={v!r}" for k, v in counts.items() if v is not None and not _is_count(v)]
-        if bad or (self.sizes is not None and not len(self.sizes)):
-            raise PlanError(f"sizes must be positive whole numbers; got {', '.join(bad) or 'an empty list'}")
-        if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
-            raise PlanError(f"min_size={self.min_size} is larger than max_size={self.max_size}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+from flops_fit.plan.remarks import Cell, budget_remarks, span, sweep_remarks
+from flops_fit.plan.rungs import Loss
+from flops_fit.plan.sizes import SizeChoice, SizeSearch, is_count
+from flops_fit.units import format_flops
 
 
 @dataclass(kw_only=True)
@@ -69,149 +39,108 @@ class Planner:
     """Chooses the cells of a sweep.
 
     Attributes:
-        counter: Builds and counts one size.
-        choice: Which sizes may be used.
-        rule: "6nd" or "counted".
-        flops_per_param_per_token: The 6 of C = 6ND.
+        search: Finds sizes.
         tokens_per_sample: Tokens in one sample.
         batch_size: Global batch [samples], or None.
+        num_samples: Training samples, where their number is known.
         min_steps: Cells with fewer optimiser steps are dropped.
+        cells: Those chosen so far, by budget.
+        dropped: Cells left out.
+        warnings: What the reader should know.
     """
 
-    counter: SizeCounter
-    choice: SizeChoice
-    rule: FlopsRule
-    flops_per_param_per_token: float = 6.0
+    search: SizeSearch
     tokens_per_sample: int = 1
     batch_size: int | None = None
+    num_samples: int | None = None
     min_steps: int = MIN_STEPS
+    cells: dict[float, list[Cell]] = field(default_factory=dict)
     dropped: list[DroppedCell] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def count(self, size: int) -> SizeCount | None:
-        """The size, counted; None, with the reason noted, where it cannot be built."""
-        try:
-            return self.counter(size)
-        except BuildError as error:
-            if not any(d.size == size and d.compute_budget is None for d in self.dropped):
-                self.dropped.append(DroppedCell(size=size, reason=error.problem))
-            return None
-
-    def flops_per_token(self, count: SizeCount) -> float:
-        """Training cost of a token of this size [FLOPs].
-
-        Raises:
-            PlanError: FLOPs are to be counted and could not be.
-        """
-        if self.rule == "6nd":
-            return self.flops_per_param_per_token * count.num_params
-        return self.counter.flops_per_token(count.size)
-
-    def sizes_for(self, C: float) -> list[int]:
-        """The sizes to train at a budget, before cells are judged."""
-        if self.choice.sizes is not None:
-            return sorted({int(size) for size in self.choice.sizes})
-        centre = self.expected_optimum(C)
-        candidates = self._candidates(centre * HALF_RANGE)
-        low, high = centre / HALF_RANGE, centre * HALF_RANGE
-        if self.choice.min_size is not None:
-            low = self.counter(candidates[0]).num_params
-        if self.choice.max_size is not None:
-            high = self.counter(candidates[-1]).num_params
-        targets = log_spaced(low, max(low, high), self.choice.num_sizes_per_budget)
-        # Where all sizes are outside the range the nearest is judged like any other cell, and the reason told.
-        return pick_sizes(targets, candidates, self._num_params) or pick_sizes([centre], candidates, self._num_params)
-
-    def expected_optimum(self, C: float) -> float:
-        """N at which C buys EXPECTED_TOKENS_PER_PARAM; sqrt(C / 120) for C = 6ND."""
-        N = math.sqrt(C / (6 * EXPECTED_TOKENS_PER_PARAM))
-        if self.rule == "6nd":
-            return N * math.sqrt(6 / self.flops_per_param_per_token)
-        for _ in range(8):  # a fixed point: the cost per token changes slowly with N
-            candidates = self._candidates(N)
-            if not candidates:
-                return N  # no size can be built, which the plan tells size by size
-            count = self.counter(pick_sizes([N], candidates, self._num_params)[0])
-            per_param = self.flops_per_token(count) / count.num_params
-            N = math.sqrt(C / (per_param * EXPECTED_TOKENS_PER_PARAM))
-        return N
-
-    def _num_params(self, size: int) -> int | None:
-        count = self.count(size)
-        return None if count is None else count.num_params
-
-    def _candidates(self, N: float) -> list[int]:
-        """Sensible sizes up to the user's largest, or the first of at least N; the ends can be built."""
-        if self.choice.sizes is not None:
-            return [size for size in sorted({int(s) for s in self.choice.sizes}) if self._probe(size) is not None]
-        smallest = self._smallest()
-        largest = self.choice.max_size or bracket(self._probe, N, start=smallest)
-        candidates = ladder(largest, self.choice.size_multiple, smallest)
-        while self._probe(candidates[-1]) is None:
-            candidates.pop()
-        return candidates
-
-    def _smallest(self) -> int:
-        """The first sensible size that can be built, from the user's smallest on.
-
-        Raises:
-            PlanError: There is none; sizes far above a thousand are not tried, since building them may be costly.
-        """
-        lowest = self.choice.min_size or 1
-        tried = ladder(self.choice.max_size or max(1024, 4 * lowest), self.choice.size_multiple, lowest)
-        why_not = f"none is a multiple of {self.choice.size_multiple}"
-        for size in tried:
-            try:
-                self.counter(size)
-            except BuildError as error:
-                why_not = error.problem
-            else:
-                return size
-        largest = tried[-1] if tried else self.choice.max_size
-        raise PlanError(f"no size from {lowest} to {largest} can be built; {why_not}", hint="give sizes=[...]")
-
-    def _probe(self, size: int) -> int | None:
-        """N of a size that nobody asked for; not being able to build it is no news."""
-        try:
-            return self.counter(size).num_params
-        except BuildError:
-            return None
-
-    def experiments_for(self, C: float, seeds: Sequence[int], size_param: str) -> list[Experiment]:
+    def cells_for(self, C: float) -> list[Cell]:
         """The cells of one budget that can be trained; the others go to ``dropped``."""
-        experiments = []
-        for size in self.sizes_for(C):
-            count = self.count(size)
+        sizes = self.search.sizes_for(C)
+        cells = self._trainable(C, sizes)
+        wanted = min(ENOUGH_SIZES, self.search.choice.num_sizes_per_budget)
+        if self.search.choice.sizes is None and (len(cells) < wanted or span(cells) < ENOUGH_SPAN):
+            # One side of the expected optimum cannot be trained: a curve needs its width all the same.
+            moved = self._trainable(C, self._moved_sizes(C, sizes))
+            if (len(moved), span(moved)) > (len(cells), span(cells)):
+                return moved
+        return cells
+
+    def _moved_sizes(self, C: float, sizes: Sequence[int]) -> list[int]:
+        """Sizes over a range of N as near to the expected optimum as what can be trained allows."""
+        counts = [count for size in sizes if (count := self.search.count(size)) is not None]
+        if not counts:
+            return []
+        # D goes nearly as 1/N, so that one cell tells the limits of all; 5 % are left for what is not exactly so.
+        cell = self._cell(C, counts[len(counts) // 2])
+        N, ratio = cell.count.num_params, cell.exact_tokens / cell.count.num_params
+        low = 1.05 * N * max(math.sqrt(ratio / MAX_TOKENS_PER_PARAM), (cell.epochs or 0) / MAX_EPOCHS)
+        high = (
+            N
+            / 1.05
+            * min(
+                math.sqrt(ratio / MIN_TOKENS_PER_PARAM),
+                math.inf if cell.steps is None else cell.steps / max(1, self.min_steps),
+            )
+        )
+        if low > high:
+            return []
+        centre = min(max(self.search.expected_optimum(C), low * HALF_RANGE), high / HALF_RANGE)
+        return self.search.sizes_within(max(low, centre / HALF_RANGE), min(high, centre * HALF_RANGE))
+
+    def _trainable(self, C: float, sizes: Sequence[int]) -> list[Cell]:
+        cells: list[Cell] = []
+        for size in sizes:
+            count = self.search.count(size)
             if count is None:
                 continue
-            cost = self.flops_per_token(count)
-            tokens, steps = C / cost, None
-            if self.batch_size is not None:
-                per_step = self.batch_size * self.tokens_per_sample
-                steps = max(1, round(tokens / per_step))
-            reason = why_dropped(count.num_params, tokens, steps, self.min_steps)
-            if reason is not None:
-                cell = DroppedCell(size=size, reason=reason, compute_budget=C, num_params=count.num_params)
-                self.dropped.append(cell)
-                continue
-            num_tokens = round(tokens) if steps is None else steps * per_step
-            experiments += [
-                Experiment(
-                    experiment_id=f"C{format_flops(C, 6)}_{size_param}{size}_s{seed}",
-                    compute_budget=C,
-                    size_param_value=size,
-                    num_params=count.num_params,
-                    num_tokens=num_tokens,
-                    flops_per_token=cost,
-                    seed=seed,
-                    steps=steps,
-                    num_params_matmul=count.matmul,
-                    num_params_total=count.total,
-                    num_params_non_embedding=count.non_embedding,
+            cell = self._cell(C, count)
+            reason = why_dropped(count.num_params, cell.exact_tokens, cell.steps, self.min_steps, cell.epochs)
+            if reason is None:
+                cells.append(cell)
+            elif not any(d.size == size and d.compute_budget == C for d in self.dropped):
+                self.dropped.append(
+                    DroppedCell(size=size, reason=reason, compute_budget=C, num_params=count.num_params)
                 )
-                for seed in seeds
-            ]
-        return experiments
+        return cells
+
+    def _cell(self, C: float, count: SizeCount) -> Cell:
+        cost = self.search.flops_per_token(count)
+        tokens, steps = C / cost, None
+        num_tokens = round(tokens)
+        if self.batch_size is not None:
+            per_step = self.batch_size * self.tokens_per_sample
+            steps = max(1, round(tokens / per_step))
+            num_tokens = steps * per_step
+        epochs = num_tokens / (self.num_samples * self.tokens_per_sample) if self.num_samples else None
+        return Cell(count=count, cost=cost, exact_tokens=tokens, num_tokens=num_tokens, steps=steps, epochs=epochs)
+
+    def experiments_for(self, C: float, seeds: Sequence[int], size_param: str) -> list[Experiment]:
+        """The runs of one budget."""
+        cells = self.cells_for(C)
+        self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
+        self.cells[C] = cells
+        return [
+            Experiment(
+                experiment_id=f"C{format_flops(C, 6)}_{size_param}{cell.count.size}_s{seed}",
+                compute_budget=C,
+                size_param_value=cell.count.size,
+                num_params=cell.count.num_params,
+                num_tokens=cell.num_tokens,
+                flops_per_token=cell.cost,
+                seed=seed,
+                steps=cell.steps,
+                num_params_matmul=cell.count.matmul,
+                num_params_total=cell.count.total,
+                num_params_non_embedding=cell.count.non_embedding,
+            )
+            for cell in cells
+            for seed in seeds
+        ]
 
 
 def plan_sweep(
@@ -312,12 +241,16 @@ def make_plan(
     seeds: Sequence[int],
     min_steps: int,
     count_tokens: Callable[[Any], int] | None = None,
+    num_samples: int | None = None,
     auto_batch: bool = False,
 ) -> SweepPlan:
-    """As ``plan_sweep``, for anything that builds a model from a size; ``auto_batch`` chooses the batch."""
+    """As ``plan_sweep``, for anything that builds a model from a size.
+
+    ``auto_batch`` chooses the batch; with ``num_samples``, the length of the training data, repeats are told.
+    """
     budgets = checked_budgets(compute_budgets)
     seeds = _checked_seeds(seeds)
-    if batch_size is not None and not _is_count(batch_size):
+    if batch_size is not None and not is_count(batch_size):
         raise PlanError(f"batch_size={batch_size!r} must be a positive whole number of samples")
     unit = unit or (batch_unit(example_batch) if example_batch is not None else "tokens")
     per_sample = 1
@@ -326,29 +259,28 @@ def make_plan(
         per_sample = max(1, round(tokens / batch_samples(example_batch)))
     can_count = example_batch is not None and loss is not None
     rule: FlopsRule = flops or ("counted" if unit == "samples" and can_count else "6nd")
+    counter = SizeCounter(build, example_batch, loss, per_sample)
+    search = SizeSearch(counter=counter, choice=choice, rule=rule, flops_per_param_per_token=flops_per_param_per_token)
     planner = Planner(
-        counter=SizeCounter(build, example_batch, loss, per_sample),
-        choice=choice,
-        rule=rule,
-        flops_per_param_per_token=flops_per_param_per_token,
+        search=search,
         tokens_per_sample=per_sample,
         batch_size=batch_size,
+        num_samples=num_samples,
         min_steps=min_steps,
     )
     if batch_size is None and auto_batch:
         smallest = budgets[0]
-        optimum = EXPECTED_TOKENS_PER_PARAM * planner.expected_optimum(smallest)
+        optimum = EXPECTED_TOKENS_PER_PARAM * search.expected_optimum(smallest)
         planner.batch_size = batch_size = largest_batch(optimum, per_sample)
     experiments: list[Experiment] = []
     for C in budgets:
-        cells = planner.experiments_for(C, seeds, size_param)
-        planner.warnings += _budget_warnings(planner, C, cells)
-        experiments += cells
+        experiments += planner.experiments_for(C, seeds, size_param)
+    dropped = [*search.dropped, *planner.dropped]
     if not experiments:
-        reasons = dict.fromkeys(d.reason for d in planner.dropped)
+        reasons = first_of_each_kind(d.reason for d in dropped)
         raise PlanError(
             f"no size can be trained at any of the budgets {', '.join(map(format_flops, budgets))}: "
-            + "; ".join(list(reasons)[:4]),
+            + "; ".join(reasons[:4]),
             hint="raise the budgets, or give other sizes" + (", or a smaller batch" if batch_size else ""),
         )
     return SweepPlan(
@@ -357,8 +289,8 @@ def make_plan(
         model_cls_name=model_name,
         model_kwargs=model_kwargs,
         compute_budgets=budgets,
-        dropped=planner.dropped,
-        warnings=planner.counter.notes + planner.warnings + _sweep_warnings(experiments),
+        dropped=dropped,
+        warnings=counter.notes + search.warnings(size_param) + planner.warnings + sweep_remarks(planner.cells),
         unit=unit,
         flops_rule=rule,
         batch_size=batch_size,
@@ -371,28 +303,3 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     if bad or len(seeds) == 0:
         raise PlanError(f"seeds must be whole numbers from 0 to 2**32 - 1; got {', '.join(map(repr, bad)) or 'none'}")
     return list(dict.fromkeys(int(s) for s in seeds))
-
-
-def _budget_warnings(planner: Planner, C: float, cells: list[Experiment]) -> list[str]:
-    if not cells:
-        reasons = dict.fromkeys(d.reason for d in planner.dropped if d.compute_budget in (C, None))
-        return [f"budget {format_flops(C)} has no run: {'; '.join(list(reasons)[:3]) or 'no size was found'}"]
-    warnings = []
-    sizes = {e.num_params for e in cells}
-    if len(sizes) < 3:
-        warnings.append(f"budget {format_flops(C)} has {len(sizes)} sizes; a minimum needs at least 3, better 5")
-    middle = min(cells, key=lambda e: abs(math.log(e.tokens_per_param / EXPECTED_TOKENS_PER_PARAM)))
-    if middle.steps is not None and middle.steps < COMFORTABLE_STEPS:
-        warnings.append(
-            f"budget {format_flops(C)}: {middle.steps} optimiser steps near the expected optimum"
-            f" (N = {format_count(middle.num_params)}); below {COMFORTABLE_STEPS} the law shows the schedule,"
-            " use a smaller batch"
-        )
-    return warnings
-
-
-def _sweep_warnings(experiments: list[Experiment]) -> list[str]:
-    count = len({e.compute_budget for e in experiments})
-    if count < 3:
-        return [f"{count} budget{'s' * (count > 1)}: at least 3 are needed to check a forecast on held-out compute"]
-    return []
