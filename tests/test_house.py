@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors"},
     {"experiment", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "trial", "simulation", "result"},
+    {"api", "study", "trial", "simulation", "validation", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -28,6 +28,8 @@ ARROWS = {
     ("report", "fit"),
     ("api", "study"),
     ("api", "result"),
+    ("validation", "api"),
+    ("validation", "study"),
     ("trial", "study"),
     ("trial", "simulation"),
     ("simulation", "api"),

@@ -23,6 +23,7 @@ VERBS = {
     "status": ("status", "state of every run, progress: `status OUTPUT_DIR`"),
     "analyze": ("answers", "fit the laws: `analyze OUTPUT_DIR` or `analyze runs.csv`"),
     "predict": ("answers", "the optimum for a budget: `predict OUTPUT_DIR --compute 1e21`"),
+    "validate": ("validate", "one run at the predicted optimum: `validate OUTPUT_DIR --compute 1e21`"),
     "report": ("answers", "figures and one page: `report OUTPUT_DIR`"),
 }
 

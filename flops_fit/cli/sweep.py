@@ -47,7 +47,7 @@ def fit(words: list[str]) -> int:
     selection = Selection(
         only=own.only, retry_failed=own.retry_failed, max_flops=own.max_flops, max_hours=own.max_hours
     )
-    line = _ProgressLine()
+    line = ProgressLine()
     try:
         outcome = train_study(study, selection=selection, on_progress=line.show)
     finally:
@@ -128,7 +128,7 @@ def _say_outcome(outcome: Outcome, path: Path) -> int:
     return INTERRUPTED if outcome.unfinished else SOME_FAILED if failed else GOOD
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line for the whole sweep: rewritten on a terminal, printed at every tenth elsewhere."""
 
     def __init__(self) -> None:
