@@ -32,6 +32,15 @@ def queue() -> list[list[str]]:
     return [line.split() for line in asked("squeue", "-h", "-r", "-o", "%A %T").splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def _empty_queue(request: pytest.FixtureRequest) -> None:
+    """Wait for tasks of the test before: a run is complete a moment before its task is."""
+    if "slurm" in request.fixturenames:
+        request.getfixturevalue("slurm")
+        while queue():
+            time.sleep(0.1)
+
+
 def launched_in_two_attempts(launcher: SlurmLauncher, job: Job) -> dict[str, float]:
     """Run a job whose time is up in its middle; the tasks that were queued again, and when."""
     ended: list[str] = []
