@@ -28,6 +28,7 @@ def sweep(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy" / "out"
 
 
+@pytest.mark.slow
 def test_a_run_at_the_optimum_is_compared_with_its_forecast(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {e.experiment_id for e in SweepDirectory(sweep).experiments()}
     code, out, err = told(capsys, "validate", sweep, "--compute", "1e7", "--json")
@@ -48,6 +49,7 @@ def test_a_run_at_the_optimum_is_compared_with_its_forecast(sweep: Path, capsys:
     assert (run.path / "result.json").stat().st_mtime_ns == trained
 
 
+@pytest.mark.slow
 def test_without_a_config_or_an_analysis_it_is_said(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sweep / "analysis.json").unlink()
     code, _, err = told(capsys, "validate", sweep, "--compute", "1e7")

@@ -105,7 +105,10 @@ def _with_enough_memory(
         except Exception as error:
             before = micro_batches.size
             if is_out_of_memory(error):
-                micro_batches.halve()
+                try:
+                    micro_batches.halve()
+                except RunError as cannot:
+                    raise cannot from error
             elif not micro_batches.are_too_large():
                 raise
             told = f"out of memory with micro-batches of {before} samples: going on with smaller ones"
