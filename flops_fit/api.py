@@ -15,6 +15,7 @@ from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
 from flops_fit.runs.table import read_runs, write_runs
+from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import LauncherName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.sweep.ranks import is_extra_rank
 from flops_fit.units import Flops, Seconds
@@ -128,8 +129,9 @@ def find_optimal(
     num_sizes_per_budget: int = 7,
     min_size: int | None = None,
     max_size: int | None = None,
-    sizes: Sequence[int] | None = None,
+    sizes: Sequence[int] | Sequence[Mapping[str, Any]] | None = None,
     size_multiple: int | None = None,
+    width: Mapping[str, Any] | None = None,
     flops: FlopsRule | None = None,
     flops_per_param_per_token: float = 6.0,
     seeds: Sequence[int] = (0,),
@@ -171,8 +173,11 @@ def find_optimal(
         num_sizes_per_budget: Sizes at each budget.
         min_size: Smallest size; found when not given.
         max_size: Largest size; found when not given.
-        sizes: Exactly these sizes, at every budget where they are feasible.
+        sizes: Exactly these sizes, at every budget where they are feasible: values of the size parameter, or rows
+            of arguments such as {"d_model": 64, "n_layer": 2}, which win over ``model_kwargs``.
         size_multiple: Sizes are multiples of this.
+        width: Makes the size parameter a depth that a width follows: {"param": "d_model", "aspect_ratio": 64,
+            "head_dim": 64}.
         flops: "6nd" for C = 6ND (default for tokens) or "counted" on the model (default for samples).
         flops_per_param_per_token: The 6 of C = 6ND.
         seeds: Every cell is trained once for each.
@@ -226,6 +231,7 @@ def find_optimal(
             max_size=max_size,
             sizes=sizes,
             size_multiple=size_multiple,
+            width=width,
             flops=flops,
             flops_per_param_per_token=flops_per_param_per_token,
             batch_size=batch_size,
@@ -233,7 +239,8 @@ def find_optimal(
             seeds=seeds,
             min_steps=min_steps,
         )
-    constructor(model_cls, model_size_param, model_kwargs or {})
+    shapes = shapes_of(model_size_param, sizes, width)
+    constructor(model_cls, shapes, model_kwargs or {})
     recipe = PythonRecipe(
         model_cls=model_cls,
         model_kwargs=dict(model_kwargs or {}),
@@ -259,8 +266,9 @@ def find_optimal(
         num_sizes_per_budget=num_sizes_per_budget,
         min_size=min_size,
         max_size=max_size,
-        sizes=None if sizes is None else list(sizes),
+        sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
         size_multiple=size_multiple,
+        width=shapes.width,
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=list(seeds),

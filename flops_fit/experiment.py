@@ -31,6 +31,7 @@ class Experiment:
         num_params_matmul: Parameters that take part in a matrix product (None if not counted).
         num_params_total: All parameters.
         num_params_non_embedding: All but those of embedding look-ups and of the output head.
+        size_kwargs: All arguments of this size, where it is more than the size parameter.
     """
 
     experiment_id: str
@@ -44,6 +45,7 @@ class Experiment:
     num_params_matmul: int | None = None
     num_params_total: int | None = None
     num_params_non_embedding: int | None = None
+    size_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.num_params <= 0 or self.num_tokens <= 0 or not self.flops_per_token > 0:
@@ -63,9 +65,14 @@ class Experiment:
         """Training compute of exactly these tokens [FLOPs]; differs from the budget by less than half a batch."""
         return self.flops_per_token * self.num_tokens
 
+    def size_arguments(self, size_param: str) -> dict[str, Any]:
+        """What the model of this run is built with, beside what is the same for all."""
+        return {size_param: self.size_param_value} if self.size_kwargs is None else dict(self.size_kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, derived values included."""
-        return asdict(self) | {"tokens_per_param": self.tokens_per_param, "flops": self.flops}
+        values = asdict(self) | {"tokens_per_param": self.tokens_per_param, "flops": self.flops}
+        return {k: v for k, v in values.items() if k != "size_kwargs" or v is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

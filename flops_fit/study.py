@@ -15,6 +15,7 @@ from flops_fit.errors import RunError
 from flops_fit.experiment import SweepPlan
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import write_atomic
+from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.launchers.build import build_launcher, devices_of
 from flops_fit.sweep.orchestrator import Outcome, Progress, Selection, run_sweep
@@ -68,18 +69,19 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     check_trainer(trainer)
     check_loggers(config.loggers)
     data, module = recipe.data(), recipe.module()
+    shapes = shapes_of(config.size_param, config.sizes, config.width)
     choice = SizeChoice(
         num_sizes_per_budget=config.num_sizes_per_budget,
         min_size=config.min_size,
         max_size=config.max_size,
-        sizes=config.sizes,
+        sizes=shapes.values,
         size_multiple=config.size_multiple,
     )
     plan = make_plan(
-        lambda size: module.build_network(**{config.size_param: size}),
+        lambda size: module.build_network(**shapes.arguments(size)),
         config.compute_budgets,
         choice=choice,
-        size_param=config.size_param,
+        shapes=shapes,
         model_name=recipe.model_name,
         model_kwargs=recipe.model_kwargs,
         loss=module.compute_loss,
@@ -107,15 +109,17 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     notes = data.notes + _group_warnings(plan, module)
     module.check_metrics(module.net, data.example)  # of the smallest size
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
-    if config.size_param in plan.model_kwargs:
-        plan.warnings.append(f"the model's arguments also set {config.size_param}; the planned sizes win")
+    twice = [name for name in shapes.names if name in plan.model_kwargs]
+    if twice:
+        plan.warnings.append(f"the model's arguments also set {', '.join(twice)}; the planned sizes win")
     return Study(recipe=recipe, config=config, plan=plan, basis=basis, num_samples=data.num_samples)
 
 
 def _group_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
     """Parameters that nothing trains; one given rate over a wide range of sizes that nothing transfers."""
+    smallest = min(plan.experiments, key=lambda e: e.num_params)
     sizes = sorted({e.size_param_value for e in plan.experiments})
-    net = module.build_network(**{plan.size_param: sizes[0]})
+    net = module.build_network(**smallest.size_arguments(plan.size_param))
     module.net = net
     grouped = {id(p) for group in module.param_groups() for p in group["params"]}
     left_out = [name for name, p in net.named_parameters() if p.requires_grad and id(p) not in grouped]

@@ -132,11 +132,11 @@ def _dtype(precision: str) -> torch.dtype:
 def _peak_rates(study: Study) -> dict[int, float]:
     """The highest peak rate among the parameter groups of every size; of sizes that need a real device, none."""
     rates: dict[int, float] = {}
-    for size in {e.size_param_value for e in study.plan.experiments}:
+    for size, experiment in {e.size_param_value: e for e in study.plan.experiments}.items():
         module = study.recipe.module()
         try:
             with PrivateRandomness(0), torch.device("meta"):
-                module.net = module.build_network(**{study.plan.size_param: size})
+                module.net = module.build_network(**experiment.size_arguments(study.plan.size_param))
                 rates[size] = max(float(group.get("lr", module.lr)) for group in module.param_groups())
         except Exception:  # the user's: a constructor that reads values, groups of another form
             continue

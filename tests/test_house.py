@@ -17,7 +17,7 @@ PACKAGE = Path(flops_fit.__file__).parent
 # Floors of the house; an import goes down, never up, and within a floor only along the arrows below.
 FLOORS = [
     {"laws", "units", "errors"},
-    {"experiment", "batch", "flops", "randomness"},
+    {"experiment", "shapes", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
     {"api", "study", "trial", "simulation", "validation", "result"},
     {"cli", "__main__"},
@@ -36,6 +36,7 @@ ARROWS = {
     ("simulation", "result"),
     ("__main__", "cli"),
     ("experiment", "errors"),
+    ("shapes", "errors"),
     ("batch", "errors"),
     ("flops", "batch"),
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flops_fit.errors import PlanError
 from flops_fit.plan.rungs import FAKE, META, REAL, RUNGS, BuildError, Loss, Rung, check_real_size, refusal, said
 from flops_fit.randomness import PrivateRandomness
+from flops_fit.shapes import Shapes
 
 Build = Callable[[int], nn.Module]
 
@@ -42,12 +43,14 @@ class SizeCount:
     non_embedding: int
 
 
-def constructor(model_cls: Callable[..., nn.Module], size_param: str, model_kwargs: dict[str, Any]) -> Build:
-    """A function from size to model, after checking that the class takes the size parameter.
+def constructor(model_cls: Callable[..., nn.Module], shapes: Shapes | str, model_kwargs: dict[str, Any]) -> Build:
+    """A function from size to model, after checking that the class takes the arguments that a size sets.
 
     Raises:
-        PlanError: ``model_cls`` does not accept ``size_param`` or one of ``model_kwargs``.
+        PlanError: ``model_cls`` does not accept what a size sets or one of ``model_kwargs``.
     """
+    if isinstance(shapes, str):
+        shapes = Shapes(size_param=shapes)
     name = getattr(model_cls, "__qualname__", type(model_cls).__qualname__)
     if not callable(model_cls):
         raise PlanError(f"model_cls={model_cls!r} is not a class or factory function", hint="pass the class itself")
@@ -60,19 +63,19 @@ def constructor(model_cls: Callable[..., nn.Module], size_param: str, model_kwar
     if signature is not None:
         parameters = signature.parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        unknown = [k for k in (size_param, *model_kwargs) if k not in parameters]
+        unknown = [k for k in (*shapes.names, *model_kwargs) if k not in parameters]
         if unknown and not takes_any:
             raise PlanError(
                 f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters) or 'nothing'}",
                 hint="name the size parameter as the constructor does, and leave unknown arguments out",
             )
-    fixed = {k: v for k, v in model_kwargs.items() if k != size_param}
+    fixed = {k: v for k, v in model_kwargs.items() if k not in shapes.names}
     if signature is not None:
         try:
-            signature.bind(**fixed, **{size_param: 1})
+            signature.bind(**fixed, **dict.fromkeys(shapes.names, 1))
         except TypeError as error:
             raise PlanError(f"{name}: {error}", hint="give it in model_kwargs") from None
-    return lambda size: model_cls(**fixed, **{size_param: size})
+    return lambda size: model_cls(**fixed, **shapes.arguments(size))
 
 
 def checked_num_params(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -31,6 +31,7 @@ from flops_fit.plan.grid import (
 from flops_fit.plan.remarks import Cell, budget_remarks, span, sweep_remarks
 from flops_fit.plan.rungs import Loss
 from flops_fit.plan.sizes import SizeChoice, SizeSearch, is_count
+from flops_fit.shapes import Shapes, shapes_of
 from flops_fit.units import format_flops
 
 
@@ -119,14 +120,14 @@ class Planner:
         epochs = num_tokens / (self.num_samples * self.tokens_per_sample) if self.num_samples else None
         return Cell(count=count, cost=cost, exact_tokens=tokens, num_tokens=num_tokens, steps=steps, epochs=epochs)
 
-    def experiments_for(self, C: float, seeds: Sequence[int], size_param: str) -> list[Experiment]:
+    def experiments_for(self, C: float, seeds: Sequence[int], shapes: Shapes) -> list[Experiment]:
         """The runs of one budget."""
         cells = self.cells_for(C)
         self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
         self.cells[C] = cells
         return [
             Experiment(
-                experiment_id=f"C{format_flops(C, 6)}_{size_param}{cell.count.size}_s{seed}",
+                experiment_id=f"C{format_flops(C, 6)}_{shapes.name(cell.count.size)}_s{seed}",
                 compute_budget=C,
                 size_param_value=cell.count.size,
                 num_params=cell.count.num_params,
@@ -137,6 +138,7 @@ class Planner:
                 num_params_matmul=cell.count.matmul,
                 num_params_total=cell.count.total,
                 num_params_non_embedding=cell.count.non_embedding,
+                size_kwargs=shapes.extra(cell.count.size),
             )
             for cell in cells
             for seed in seeds
@@ -152,8 +154,9 @@ def plan_sweep(
     num_sizes_per_budget: int = 7,
     min_size: int | None = None,
     max_size: int | None = None,
-    sizes: Sequence[int] | None = None,
+    sizes: Sequence[int] | Sequence[Mapping[str, Any]] | None = None,
     size_multiple: int | None = None,
+    width: Mapping[str, Any] | None = None,
     flops: FlopsRule | None = None,
     flops_per_param_per_token: float = 6.0,
     example_batch: Any = None,
@@ -173,8 +176,11 @@ def plan_sweep(
         num_sizes_per_budget: Sizes at each budget.
         min_size: Smallest size; found when not given.
         max_size: Largest size; found when not given.
-        sizes: Exactly these sizes, at every budget where they are feasible.
+        sizes: Exactly these sizes, at every budget where they are feasible: values of the size parameter, or rows
+            of arguments such as {"d_model": 64, "n_layer": 2}.
         size_multiple: Sizes are multiples of this.
+        width: Makes the size parameter a depth that a width follows: {"param": "d_model", "aspect_ratio": 64,
+            "head_dim": 64}.
         flops: "6nd" for C = 6ND (default for tokens) or "counted" on the meta device (default for samples).
         flops_per_param_per_token: The 6 of C = 6ND.
         example_batch: One batch, (inputs, targets) or a mapping; tells the unit and allows counting.
@@ -188,7 +194,8 @@ def plan_sweep(
         PlanError: The model breaks its contract, a budget is not a positive number, or no cell is left.
     """
     fixed = dict(model_kwargs or {})
-    build = constructor(model_cls, size_param, fixed)
+    shapes = shapes_of(size_param, sizes, width)
+    build = constructor(model_cls, shapes, fixed)
     loss: Loss | None = None
     if loss_fn is not None:
         loss_function = loss_fn
@@ -200,14 +207,14 @@ def plan_sweep(
         num_sizes_per_budget=num_sizes_per_budget,
         min_size=min_size,
         max_size=max_size,
-        sizes=sizes,
+        sizes=shapes.values,
         size_multiple=size_multiple,
     )
     plan = make_plan(
         build,
         compute_budgets,
         choice=choice,
-        size_param=size_param,
+        shapes=shapes,
         model_name=getattr(model_cls, "__qualname__", str(model_cls)),
         model_kwargs=fixed,
         loss=loss,
@@ -219,8 +226,9 @@ def plan_sweep(
         seeds=seeds,
         min_steps=min_steps,
     )
-    if size_param in fixed:
-        plan.warnings.append(f"model_kwargs also sets {size_param}={fixed[size_param]!r}; the planned sizes win")
+    twice = [f"{name}={fixed[name]!r}" for name in shapes.names if name in fixed]
+    if twice:
+        plan.warnings.append(f"model_kwargs also sets {', '.join(twice)}; the planned sizes win")
     return plan
 
 
@@ -229,7 +237,7 @@ def make_plan(
     compute_budgets: Iterable[float],
     *,
     choice: SizeChoice,
-    size_param: str,
+    shapes: Shapes,
     model_name: str,
     model_kwargs: dict[str, Any],
     loss: Loss | None,
@@ -274,7 +282,7 @@ def make_plan(
         planner.batch_size = batch_size = largest_batch(optimum, per_sample)
     experiments: list[Experiment] = []
     for C in budgets:
-        experiments += planner.experiments_for(C, seeds, size_param)
+        experiments += planner.experiments_for(C, seeds, shapes)
     dropped = [*search.dropped, *planner.dropped]
     if not experiments:
         reasons = first_of_each_kind(d.reason for d in dropped)
@@ -285,12 +293,15 @@ def make_plan(
         )
     return SweepPlan(
         experiments=experiments,
-        size_param=size_param,
+        size_param=shapes.size_param,
         model_cls_name=model_name,
         model_kwargs=model_kwargs,
         compute_budgets=budgets,
         dropped=dropped,
-        warnings=counter.notes + search.warnings(size_param) + planner.warnings + sweep_remarks(planner.cells),
+        warnings=counter.notes
+        + ([] if shapes.table else search.warnings(shapes.size_param))
+        + planner.warnings
+        + sweep_remarks(planner.cells),
         unit=unit,
         flops_rule=rule,
         batch_size=batch_size,

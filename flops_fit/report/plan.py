@@ -67,7 +67,7 @@ def _columns(plan: SweepPlan) -> list[_Column]:
     runs: Sequence[Experiment] = plan.experiments
     return [
         ("budget", [format_flops(e.compute_budget) for e in runs]),
-        (plan.size_param, [str(e.size_param_value) for e in runs]),
+        (plan.size_param if runs[0].size_kwargs is None else "size", [_size(e) for e in runs]),
         ("N", [format_count(e.num_params) for e in runs]),
         ("D", [format_count(e.num_tokens) for e in runs]),
         ("D/N", [f"{e.tokens_per_param:.3g}" for e in runs]),
@@ -85,3 +85,10 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
 
 def _dropped(size: int, budget: float | None, reason: str) -> str:
     return f"left out: size {size}{'' if budget is None else f' at {format_flops(budget)}'}: {reason}"
+
+
+def _size(experiment: Experiment) -> str:
+    """The value of the size parameter, or all that this size sets."""
+    if experiment.size_kwargs is None:
+        return str(experiment.size_param_value)
+    return " ".join(f"{k}={v}" for k, v in experiment.size_kwargs.items())

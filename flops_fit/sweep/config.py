@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from flops_fit.errors import PlanError
 from flops_fit.experiment import FlopsRule
+from flops_fit.shapes import WidthRule, shapes_of
 from flops_fit.units import Flops, Seconds
 
 LauncherName = Literal["local", "inline", "slurm", "ray", "commands"]
@@ -105,8 +106,10 @@ class SweepConfig:
         num_sizes_per_budget: Sizes at each budget.
         min_size: Smallest size; found when not given.
         max_size: Largest size; found when not given.
-        sizes: Exactly these sizes, at every budget where they are feasible.
+        sizes: Exactly these sizes, at every budget where they are feasible: values of the size parameter, or rows
+            of arguments such as {d_model: 64, n_layer: 2}, which win over the model's own.
         size_multiple: Sizes are multiples of this.
+        width: Makes the size parameter a depth that a width follows.
         flops: "6nd" for C = 6ND (default for tokens) or "counted" on the model (default for samples).
         flops_per_param_per_token: The 6 of C = 6ND.
         seeds: Every cell is trained once for each.
@@ -129,8 +132,9 @@ class SweepConfig:
     num_sizes_per_budget: int = 7
     min_size: int | None = None
     max_size: int | None = None
-    sizes: list[int] | None = None
+    sizes: list[int] | list[dict[str, Any]] | None = None
     size_multiple: int | None = None
+    width: WidthRule | None = None
     flops: FlopsRule | None = None
     flops_per_param_per_token: float = 6.0
     seeds: list[int] | None = None
@@ -146,6 +150,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         self.output_dir = Path(self.output_dir)
         # From YAML, and from Python where that is shorter, the nested options come as mappings.
+        self.width = shapes_of(self.size_param, self.sizes, self.width).width
         self.slurm = options_from(SlurmOptions, self.slurm)
         self.ray = options_from(RayOptions, self.ray)
         if self.jobs is not None and self.jobs < 1:

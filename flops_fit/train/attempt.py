@@ -182,7 +182,7 @@ class Attempt:
 
     def _build(self) -> None:
         parts, experiment = self.parts, self.experiment
-        self.module.begin({parts.size_param: experiment.size_param_value}, self.steps)
+        self.module.begin(experiment.size_arguments(parts.size_param), self.steps)
         net: Any = self.module.net  # what planning has seen has num_params()
         built = net.num_params()
         if built != experiment.num_params:

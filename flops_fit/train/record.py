@@ -172,7 +172,7 @@ def _counted_flops(experiment: Experiment, parts: RunParts, rule: str | None, to
     module = parts.module
     try:
         with PrivateRandomness(0), torch.device("meta"):
-            net = module.build_network(**{parts.size_param: experiment.size_param_value})
+            net = module.build_network(**experiment.size_arguments(parts.size_param))
             flops = flops_per_sample(net, module.compute_loss, parts.data.example)
     except Exception:  # a model that does not run there is a model all the same
         return None

@@ -17,6 +17,7 @@ from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.plan.grid import sensible_multiple
 from flops_fit.plan.planner import make_plan, plan_sweep
 from flops_fit.plan.sizes import SizeChoice
+from flops_fit.shapes import Shapes
 
 IDS = torch.zeros(4, 64, dtype=torch.long)
 BUDGETS = [1e15, 3e15, 1e16]
@@ -324,7 +325,7 @@ def test_a_stated_unit_wins() -> None:
 def automatic(**changes: Any) -> SweepPlan:
     options: dict[str, Any] = {
         "choice": SizeChoice(),
-        "size_param": "width",
+        "shapes": Shapes(size_param="width"),
         "model_name": "Net",
         "model_kwargs": {},
         "loss": None,

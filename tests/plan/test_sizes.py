@@ -13,6 +13,7 @@ from flops_fit.errors import PlanError
 from flops_fit.experiment import SweepPlan
 from flops_fit.plan.planner import make_plan, plan_sweep
 from flops_fit.plan.sizes import SizeChoice
+from flops_fit.shapes import Shapes
 
 
 class Net(nn.Module):
@@ -40,7 +41,7 @@ def plan(budgets: Any = (1e15, 3e15, 1e16), **options: Any) -> SweepPlan:
 def with_data(num_samples: int | None, budgets: Any = (1e15, 3e15, 1e16), **options: Any) -> SweepPlan:
     settings: dict[str, Any] = {
         "choice": SizeChoice(),
-        "size_param": "width",
+        "shapes": Shapes(size_param="width"),
         "model_name": "Net",
         "model_kwargs": {},
         "loss": None,
