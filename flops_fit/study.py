@@ -22,6 +22,7 @@ from flops_fit.sweep.orchestrator import Outcome, Progress, Selection, run_sweep
 
 if TYPE_CHECKING:
     from flops_fit.runs.directory import RunDirectory
+    from flops_fit.sweep.launchers.job import Launcher
     from flops_fit.train.module import ScalingModule
     from flops_fit.train.recipe import Recipe
 
@@ -151,6 +152,23 @@ def train_study(
 
 
 def _train(study: Study, selection: Selection, on_progress: Callable[[Progress], None]) -> Outcome:
+    launcher = prepared(study)
+    return run_sweep(
+        study.directory,
+        study.plan.experiments,
+        launcher,
+        selection=selection,
+        devices=devices_of(study.recipe.trainer()),
+        on_progress=on_progress,
+    )
+
+
+def prepared(study: Study) -> Launcher:
+    """Write what the runs that are not completed are trained from, and build what starts them.
+
+    Raises:
+        PlanError: The launcher cannot train such runs, or the output directory holds another sweep.
+    """
     from flops_fit.train.environment import origin
     from flops_fit.train.recipe import run_parts, write_run_config
     from flops_fit.train.run import train_run
@@ -175,10 +193,9 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
             logger.error("%s", error)
             return None
 
-    trainer = study.recipe.trainer()
     launcher = build_launcher(
         study.config,
-        trainer,
+        study.recipe.trainer(),
         sweep=sweep,
         experiments=study.plan.experiments,
         train=train,
@@ -189,14 +206,7 @@ def _train(study: Study, selection: Selection, on_progress: Callable[[Progress],
         run = sweep.run(experiment.experiment_id)
         if run.state() is not RunState.COMPLETED:
             write_run_config(run, experiment, config, facts)
-    return run_sweep(
-        sweep,
-        study.plan.experiments,
-        launcher,
-        selection=selection,
-        devices=devices_of(trainer),
-        on_progress=on_progress,
-    )
+    return launcher
 
 
 def write_sweep_yaml(study: Study, text: str) -> None:

@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors"},
     {"experiment", "shapes", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "trial", "simulation", "validation", "result"},
+    {"api", "study", "estimate", "trial", "simulation", "validation", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -30,6 +30,7 @@ ARROWS = {
     ("api", "result"),
     ("validation", "api"),
     ("validation", "study"),
+    ("estimate", "study"),
     ("trial", "study"),
     ("trial", "simulation"),
     ("simulation", "api"),

@@ -49,6 +49,11 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
+def unreduced_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """No scalar, which no loss may be."""
+    return (outputs - targets).square()
+
+
 def regression(count: int = 4000, seed: int = 0) -> TensorDataset:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, FEATURES, generator=generator)

@@ -18,6 +18,7 @@ GOOD, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 VERBS = {
     "fit": ("sweep", "plan, train what is not done, analyse, report: `fit --config sweep.yaml`; again to resume"),
     "plan": ("plan", "the plan and its cost; trains nothing: `plan --config sweep.yaml`"),
+    "check": ("check", "two steps of the smallest and the largest size: `check --config sweep.yaml`"),
     "simulate": ("simulate", "the plan tried on runs drawn from a known law: `simulate --config sweep.yaml`"),
     "run": ("sweep", "train one planned run, or resume it: `run OUTPUT_DIR/runs/RUN_ID`"),
     "status": ("status", "state of every run, progress: `status OUTPUT_DIR`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,20 +22,30 @@ if TYPE_CHECKING:
 
 def plan(words: list[str]) -> int:
     """Show the plan and its cost; nothing is written."""
+    began = time.monotonic()
     own, rest = sweep_options("plan", words, _add_options)
     if own.jobs is not None and own.jobs < 1:
         raise FlopsFitError(f"flops-fit plan: --jobs {own.jobs} must be at least 1")
+    if own.benchmark and own.device_flops is not None:
+        raise FlopsFitError("flops-fit plan: --benchmark measures what --device-flops states; give one of them")
     asked = [f"--{name}" for name in ("law", "noise", "compute") if getattr(own, name) is not None]
     if asked and not own.simulate:
         raise FlopsFitError(f"flops-fit plan: {', '.join(asked)} goes with --simulate")
     from flops_fit.cli.config import SweepCLI
+    from flops_fit.estimate import assume, circumstances_of
     from flops_fit.study import plan_study
-    from flops_fit.trial import assume, circumstances_of
 
     with quiet_libraries():
         cli = SweepCLI(own.config, rest, "plan")
         study = plan_study(cli.recipe, cli.sweep)
-        circumstances = circumstances_of(study, jobs=own.jobs, price_per_hour=own.price_per_hour)
+        planned = time.monotonic() - began
+        around = planned if own.benchmark else 0.0
+        circumstances = circumstances_of(study, jobs=own.jobs, price_per_hour=own.price_per_hour, seconds_around=around)
+    if own.benchmark:
+        from flops_fit.trial import benchmark
+
+        cost = benchmark(study, circumstances)
+    else:
         cost = assume(study, circumstances, own.device_flops)
     told = {"schema_version": 1} | study.plan.to_dict() | {"cost": cost.to_dict()}
     lines = [_page(study.plan, cost, verbose=own.verbose)]
@@ -56,6 +67,9 @@ def _add_options(parser: Parser) -> None:
     parser.add_argument("--price-per-hour", type=float, help="of one device, such as a GPU")
     parser.add_argument(
         "--device-flops", type=amount(parse_flops), help="FLOP/s that one device sustains, instead of what is usual"
+    )
+    parser.add_argument(
+        "--benchmark", action="store_true", help="take a few steps of every size on this machine, and tell by them"
     )
     parser.add_argument("--simulate", action="store_true", help="say how far off this plan's answers would be")
     add_truth_options(parser)
