@@ -49,10 +49,10 @@ def recipe(model: type = toy.Net, trainer: dict | None = None, **model_kwargs: o
     )
 
 
-FACTS = {"size_param": "width", "batch_size": BATCH, "checkpoint_interval": 0.0}
+FACTS = {"size_param": "width", "batch_size": BATCH, "checkpoint_interval": 60.0}
 
 
-def write(folder: Path, planned: Experiment, source: PythonRecipe, interval: float = 0.0) -> RunDirectory:
+def write(folder: Path, planned: Experiment, source: PythonRecipe, interval: float = 60.0) -> RunDirectory:
     run = RunDirectory(folder / planned.experiment_id)
     write_run_config(run, planned, source.to_config(), FACTS | {"checkpoint_interval": interval})
     return run
