@@ -94,6 +94,7 @@ def test_simulated_runs_are_marked_wherever_they_go(tmp_path: Path, capsys: pyte
         assert "simulated" in [w["code"] for w in json.loads(out)["warnings"]]
 
 
+@pytest.mark.slow
 def test_json_of_a_simulation_and_of_a_simulated_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, law = write(tmp_path), "1.5,20,30,0.4,0.3"
     code, out, _ = told(capsys, "simulate", "--config", config, "--json", "--law", law, "--noise", "0")

@@ -34,6 +34,8 @@ from flops_fit.train.main import train_directory
 from flops_fit.train.recipe import run_parts, write_run_config
 from flops_fit.train.run import train_run
 
+pytestmark = pytest.mark.slow
+
 BUDGET, LONG = 1e6, 4e6
 
 
@@ -203,7 +205,6 @@ def states(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return states
 
 
-@pytest.mark.slow
 def test_a_sweep_on_a_full_disk_does_what_fits_and_then_the_rest(
     tmp_path: Path, told: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,7 +240,6 @@ def test_a_read_only_output_directory_gets_one_message(tmp_path: Path, capsys: p
         assert not list(out.iterdir())
 
 
-@pytest.mark.slow
 def test_a_run_directory_that_turns_read_only_stops_no_other_run(
     tmp_path: Path, undisturbed: Study, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +269,6 @@ def test_a_run_directory_that_turns_read_only_stops_no_other_run(
 # Processes that are killed
 
 
-@pytest.mark.slow
 def test_a_killed_run_is_started_again_but_not_for_ever(
     tmp_path: Path, told: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,7 +388,6 @@ def until(condition: Callable[[], Any], *processes: subprocess.Popen[str]) -> No
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_a_second_orchestrator_is_refused_until_the_first_is_gone(
     tmp_path: Path,
     start: Callable[..., subprocess.Popen[str]],
@@ -414,7 +412,6 @@ def test_a_second_orchestrator_is_refused_until_the_first_is_gone(
     assert set(states(tmp_path, capsys).values()) == {"completed"}
 
 
-@pytest.mark.slow
 def test_a_run_started_twice_is_trained_once(
     tmp_path: Path,
     start: Callable[..., subprocess.Popen[str]],
@@ -464,7 +461,6 @@ def test_a_run_whose_process_goes_away_meanwhile_is_taken_over(tmp_path: Path, u
 # Clocks that jump
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("jump", [1e8, -1e8])
 def test_a_run_begun_by_another_clock_is_gone_on_with(
     tmp_path: Path, undisturbed: Study, one: RunDirectory, jump: float
@@ -523,7 +519,6 @@ def test_status_tells_what_is_wrong_with_one_run_and_all_about_the_others(
 # What a call may spend
 
 
-@pytest.mark.slow
 def test_a_call_that_may_not_spend_all_says_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "--config", str(config(tmp_path, "toy.Net", "inline", compute_budgets=[1e6, 2e6]))]
     assert main([*words, "--max-flops", "3.5e6"]) == GOOD

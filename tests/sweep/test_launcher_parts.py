@@ -169,6 +169,7 @@ def test_an_entry_that_cannot_be_imported_is_an_error_not_a_hang(tmp_path: Path)
         entered(LocalLauncher("no_such_module:main"), jobs_in(tmp_path, "a"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_fork_server_is_replaced_and_its_runs_are_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ def stacked(*names: str, words: tuple[str, ...] = ()) -> SweepCLI:
     return SweepCLI([CONFIGS / f"{name}.yaml" for name in names], words, "plan")
 
 
+@pytest.mark.slow
 def test_a_sweep_under_a_preset_is_the_same_plan(capsys: pytest.CaptureFixture[str]) -> None:
     plans = []
     for name in (None, "laptop", "one_node_8gpu", "slurm"):
