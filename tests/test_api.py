@@ -37,6 +37,7 @@ def sweep(output_dir: Path, **changes: object) -> Result | SweepPlan:
     return find_optimal(**arguments | changes)
 
 
+@pytest.mark.slow
 def test_a_result_answers_with_a_table_predictions_and_figures(tmp_path: Path) -> None:
     result = sweep(tmp_path / "out")
     assert isinstance(result, Result)
@@ -84,7 +85,11 @@ def test_without_training_the_plan_is_returned_and_nothing_written(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "data",
-    [toy.regression, toy.Stream(), toy.loader(), toy.Module(), toy.loader],
+    [
+        toy.regression,
+        toy.Stream(),
+        *(pytest.param(data, marks=pytest.mark.slow) for data in (toy.loader(), toy.Module(), toy.loader)),
+    ],
     ids=["function", "iterable", "loader", "datamodule", "function of a loader"],
 )
 def test_any_form_of_data(tmp_path: Path, data: object) -> None:

@@ -120,8 +120,8 @@ class CsvLog:
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, [*columns, "schema_version"]
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add one row; missing values stay empty.
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Add rows, all of them or none; missing values stay empty.
 
         Raises:
             RunError: The disk does not take it; the file is as it was.
@@ -133,7 +133,7 @@ class CsvLog:
                 size = file.tell()
                 if size == 0:
                     writer.writeheader()
-                writer.writerow(row | {"schema_version": SCHEMA_VERSION})
+                writer.writerows(row | {"schema_version": SCHEMA_VERSION} for row in rows)
                 left = lines.getvalue().encode()
                 try:
                     while left:  # a disk that is nearly full takes a part

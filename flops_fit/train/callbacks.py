@@ -236,16 +236,20 @@ class RunLog(pl.Callback):
             DivergedError: A loss is not a finite number.
         """
         pending, self._pending = self._pending, []
-        for step, num_tokens, lr, loss_on_device in pending:
-            loss = float(loss_on_device)
-            if trainer.is_global_zero:
-                row = {"step": step, "num_tokens": num_tokens, "lr": lr, "train_loss": loss}
-                self.metrics.append(row)
-                now = time.monotonic() - self._started
-                self.timing.append({"step": step, "unix_time": round(time.time(), 3), "seconds": round(now, 3)})
-                self.also(row, step)
-            if not math.isfinite(loss):
-                raise DivergedError(f"{self.run.run_id}: the training loss is {loss} at step {step}")
+        rows = [
+            {"step": step, "num_tokens": num_tokens, "lr": lr, "train_loss": float(loss)}
+            for step, num_tokens, lr, loss in pending
+        ]
+        bad = next((row for row in rows if not math.isfinite(row["train_loss"])), None)
+        rows = rows if bad is None else rows[: rows.index(bad) + 1]
+        if rows and trainer.is_global_zero:
+            self.metrics.append(*rows)
+            clocks = {"unix_time": round(time.time(), 3), "seconds": round(time.monotonic() - self._started, 3)}
+            self.timing.append(*({"step": row["step"]} | clocks for row in rows))
+            for row in rows:
+                self.also(row, int(row["step"]))
+        if bad is not None:
+            raise DivergedError(f"{self.run.run_id}: the training loss is {bad['train_loss']} at step {bad['step']}")
 
     def evaluated(self, step: int, loss: float) -> None:
         """Log the final evaluation."""

@@ -25,7 +25,7 @@ from flops_fit.train.ranks import planned_world_size
 
 # A chunk ends often enough for signals, heartbeats and checkpoints, and holds no more data than a device can spare.
 LONGEST_CHUNK = 32
-_SECONDS = 0.1
+_SECONDS = 0.2
 _BYTES = 2**26
 
 _MODULE_HOOKS = (
@@ -88,7 +88,7 @@ class Step:
 class StepChunks:
     """A loader's micro-batches as chunks: lists of whole steps, each a list of micro-batches.
 
-    Chunks grow until one takes about a tenth of a second. How many steps are in one never changes a number.
+    Chunks grow until one takes about a fifth of a second. How many steps are in one never changes a number.
 
     Args:
         loader: Micro-batches.

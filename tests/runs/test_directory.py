@@ -253,6 +253,7 @@ def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "_STALE_SECONDS", 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_hearts")
 @pytest.mark.parametrize("jump", [0, 3600, -3600])
 def test_a_heart_that_beats_elsewhere_is_seen_by_any_clock(run: RunDirectory, jump: float) -> None:
