@@ -13,6 +13,12 @@ from scipy.optimize import least_squares
 from flops_fit.errors import PlanError
 from flops_fit.laws import SIX_ND, ComputeRule, FloatArray, ParametricLaw
 
+# The surface of Besiroglu et al. (2024), arXiv:2404.10102, fitted to the runs of Hoffmann et al. (2022).
+PUBLISHED: Final = ParametricLaw(E=1.8172, A=477.8, B=2143.9, alpha=0.3473, beta=0.3672)
+
+# How far an expected optimum may be off.
+_MISPLACED: Final = 4.0
+
 # How far exponents of one kind of model and data lie from those of another, and so from what is expected.
 EXPONENT_SPREAD: Final = 0.15
 
@@ -26,6 +32,13 @@ DOUBT: Final = 0.1
 
 # A family of draws is stood for by so many.
 REPRESENTATIVES: Final = 9
+
+# Published exponents lie between 0.05 and 0.8. Draws of a fit to few runs may lie anywhere; what they foretell of the
+# target is then beyond what any design could mend, and would hide what it can.
+_BELIEVABLE: Final = (0.05, 1.0)
+
+# In place of an irreducible loss of zero, which has no logarithm [nats/token].
+_LEAST_E: Final = 1e-9
 
 # The best size is looked for within so many factors e of the surface's.
 _REACH, _STEP = 6.0, 1e-3
@@ -141,14 +154,17 @@ def laws_around(law: ParametricLaw, C: float, rule: ComputeRule = SIX_ND) -> lis
 
 def representatives(family: ParametricLaw, C: float, rule: ComputeRule = SIX_ND) -> list[ParametricLaw]:
     """A few laws that stand for a family, the middle one first: quantiles of the optimum at C FLOPs."""
-    log_N = np.log(np.asarray(family.optimum(C, rule)[0], float))
-    order = np.flatnonzero(np.isfinite(log_N))[np.argsort(log_N[np.isfinite(log_N)], kind="stable")]
-    if not order.size:
+    alpha, beta = (np.asarray(power, float) for power in (family.alpha, family.beta))
+    low, high = _BELIEVABLE
+    known = np.isfinite(np.log(np.asarray(family.optimum(C, rule)[0], float)))
+    believable = known & (np.minimum(alpha, beta) >= low) & (np.maximum(alpha, beta) <= high)
+    members = np.flatnonzero(believable if believable.any() else known)
+    if not members.size:
         raise PlanError("no law of the family has an optimum", hint="fit more runs before planning from their draws")
-    places = (np.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
-    members = order[np.unique((places * order.size).astype(int))]
-    members = sorted(members, key=lambda i: abs(log_N[i] - np.median(log_N[order])))
-    return [family[int(i)] for i in members]
+    members = members[np.argsort(family[members].optimum(C, rule)[0], kind="stable")]
+    places = np.unique(((np.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES * members.size).astype(int))
+    from_the_middle = sorted(places, key=lambda i: abs(i - members.size / 2))
+    return [family[int(members[i])] for i in from_the_middle]
 
 
 def moved_law(law: ParametricLaw, C: float, N: float, rule: ComputeRule = SIX_ND) -> ParametricLaw:
@@ -157,6 +173,16 @@ def moved_law(law: ParametricLaw, C: float, N: float, rule: ComputeRule = SIX_ND
     D = rule.tokens(C, N)
     A, B = law.A * (N / N_law) ** law.alpha, law.B * (D / D_law) ** law.beta
     return ParametricLaw(E=law.E, A=A, B=B, alpha=law.alpha, beta=law.beta)
+
+
+def usual_laws(C: float, N: float, rule: ComputeRule = SIX_ND) -> list[ParametricLaw]:
+    """What is believed of a model of which nothing is known but where its optimum is expected.
+
+    The published law with its optimum for C FLOPs moved to N, four with other exponents, and two with the optimum a
+    factor four off.
+    """
+    moved = [moved_law(PUBLISHED, C, N * factor, rule) for factor in (1.0, 1 / _MISPLACED, _MISPLACED)]
+    return [*laws_around(moved[0], C, rule), *moved[1:]]
 
 
 def rivals_of(law: ParametricLaw, N: FloatArray, D: FloatArray) -> dict[str, BentLaw]:
@@ -171,7 +197,7 @@ def rivals_of(law: ParametricLaw, N: FloatArray, D: FloatArray) -> dict[str, Ben
 def _bent(law: ParametricLaw, N: FloatArray, D: FloatArray, *, g: float = 1.0, drift: float = 0.0) -> BentLaw:
     x, z = np.log(N), np.log(D)
     center = (float(x.mean()), float(z.mean()))
-    start = np.log([law.A, 1.0, law.B, 1.0, law.E])
+    start = np.log([law.A, 1.0, law.B, 1.0, max(law.E, _LEAST_E)])
     start[[0, 2]] -= law.alpha * center[0], law.beta * center[1]
     start[[1, 3]] = law.alpha, law.beta
     wanted = np.asarray(np.log(law.loss(N, D)))

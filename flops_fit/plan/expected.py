@@ -5,8 +5,8 @@ fit is linear in what it is given: with J the derivatives of log loss by theta, 
 prior, the answer errs by h' J' (misfit + scatter) - displacement with h = (J'J + P)^-1 g. Its expected square has a
 variance, from the covariance of the scatter (noise of each run, discrepancy shared by neighbours), and a bias, from
 the misfit of a law of another form and from where that law's own optimum lies. Averaged over the beliefs it is what a
-design makes small. Adding or removing a run changes J'J by one product of vectors, so that every possible change of a
-design is judged in a few array operations.
+design makes small. A run more or less changes J'J by one product of vectors (Sherman & Morrison 1950), so that all
+changes of a design are judged together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Moments:
         information: J'J + P, shape (K, 5, 5).
         scatter: J' (covariance) J + P, shape (K, 5, 5).
         misfit: J' (misfit), shape (K, 5).
-        shared: J' (covariance with every run there might be), shape (K, runs, 5).
+        shared: J' (covariance with every run there might be, and with no run), shape (K, runs + 1, 5).
     """
 
     information: FloatArray
@@ -55,7 +55,8 @@ class Moments:
 class ExpectedError:
     """Expected squared errors of ln N_opt and ln L_opt at a target, for any subset of a table of runs.
 
-    Everything is in units of the noise of one run at the largest budget.
+    Everything is in units of the noise of one run at the largest budget. A last run, of which nothing can be learnt, is
+    appended: taking it out or putting it in changes nothing.
 
     Args:
         beliefs: Laws that may hold; the weights need not add to 1.
@@ -85,11 +86,13 @@ class ExpectedError:
         center = np.eye(5)
         center[0, 1], center[2, 3] = np.log(N).mean(), np.log(D).mean()
         self.weights = np.array([b.weight for b in beliefs]) / sum(b.weight for b in beliefs)
-        self._J = np.stack([b.law.log_loss_gradient(N, D) @ center for b in beliefs]) / noise.sigma
+        pad = ((0, 0), (0, 1))
+        J = np.stack([b.law.log_loss_gradient(N, D) @ center for b in beliefs]) / noise.sigma
+        self._J = np.pad(J, (*pad, (0, 0)))
         self._g = np.stack([answer_gradients(b.law, target, rule) @ center for b in beliefs])
-        self._misfit = np.stack([b.misfit(N, D) for b in beliefs]) / noise.sigma
+        self._misfit = np.pad(np.stack([b.misfit(N, D) for b in beliefs]) / noise.sigma, pad)
         self._displacement = np.stack([b.displacement(target, rule) for b in beliefs])
-        self._K = noise.covariance(N, D, C, largest) / noise.sigma**2
+        self._K = np.pad(noise.covariance(N, D, C, largest) / noise.sigma**2, ((0, 1), (0, 1)))
         self._prior = np.diag(_PRIOR_SD**-2.0)
         self._worth = np.array([1.0, worth**2])
 
@@ -103,17 +106,6 @@ class ExpectedError:
             self._prior + Jt @ self._K[np.ix_(chosen, chosen)] @ J,
             (Jt @ self._misfit[:, chosen, None])[..., 0],
             np.einsum("ksi,sn->kni", J, self._K[chosen]),
-        )
-
-    def without(self, m: Moments, run: int) -> Moments:
-        """The moments once a run is taken out again."""
-        j, shared = self._J[:, run], m.shared[:, run]
-        jj, cross = j[:, :, None] * j[:, None, :], j[:, :, None] * shared[:, None, :]
-        return Moments(
-            m.information - jj,
-            m.scatter - cross - np.swapaxes(cross, 1, 2) + self._K[run, run] * jj,
-            m.misfit - j * self._misfit[:, run, None],
-            m.shared - j[:, None, :] * self._K[run][None, :, None],
         )
 
     def by_belief(self, m: Moments) -> FloatArray:
@@ -130,20 +122,42 @@ class ExpectedError:
         """What a design makes small: both squares, the loss's by its worth."""
         return float(self._worth @ self.squares(m))
 
-    def losses_with(self, m: Moments) -> FloatArray:
-        """``loss`` once a run is added, for every run there might be; shape (runs,)."""
-        J, inverse = self._J, np.linalg.inv(m.information)
-        moved = J @ inverse
-        leverage = np.einsum("kni,kni->kn", J, moved)
-        own = np.diag(self._K)
-        total = np.zeros(J.shape[1])
+    def losses_after(self, m: Moments, out: Iterable[int]) -> FloatArray:
+        """``loss`` once a run is taken out and another put in, shape (out, runs + 1); the last column puts none in.
+
+        Args:
+            m: Moments of the runs there are.
+            out: Which of them may be taken out; the number of all runs stands for none.
+        """
+        r = np.array(list(out), int)
+        J, K, shared, misfit = self._J, self._K, m.shared, self._misfit
+        inverse = np.linalg.inv(m.information)
+        # With u = (J'J + P)^-1 j, what h becomes is h + c u_out - t u_in, and all products of these are needed.
+        U = J @ inverse
+        UB, Ut = U @ m.scatter, np.swapaxes(U, 1, 2)
+        cross = J[:, r] @ Ut
+        own = np.einsum("kni,kni->kn", J, U)
+        left = 1 - own[:, r, None]
+        uBu = UB[:, r] @ Ut
+        uBu_own = np.einsum("kni,kni->kn", UB, U)
+        u_shared_in, u_shared_out = U[:, r] @ np.swapaxes(shared, 1, 2), shared[:, r] @ Ut
+        u_shared_own = np.einsum("kni,kni->kn", U, shared)
+        u_misfit = (U @ m.misfit[:, :, None])[..., 0]
+        total = np.zeros((len(r), J.shape[1]))
         for q in range(2):
-            h0 = np.einsum("kij,kj->ki", inverse, self._g[:, q])
-            pull = (J @ h0[:, :, None])[..., 0] / (1 + leverage)
-            h = h0[:, None] - moved * pull[..., None]
-            along = np.einsum("kni,kni->kn", h, J)
-            variance = np.einsum("kni,kni->kn", h @ m.scatter, h)
-            variance += 2 * along * np.einsum("kni,kni->kn", h, m.shared) + own * along**2
-            bias = (h @ m.misfit[:, :, None])[..., 0] + along * self._misfit - self._displacement[:, q, None]
-            total += self._worth[q] * (self.weights @ (variance + bias**2))
+            h = inverse @ self._g[:, q, :, None]
+            a, hBu, h_shared = ((V @ h)[..., 0] for V in (J, UB, shared))
+            t = (a[:, None] + cross * a[:, r, None] / left) / (1 + own[:, None] + cross**2 / left)
+            c = (a[:, r, None] - t * cross) / left
+            along_in = a[:, None] + c * cross - t * own[:, None]
+            along_out = a[:, r, None] + c * own[:, r, None] - t * cross
+            shared_in = h_shared[:, None] + c * u_shared_in - t * u_shared_own[:, None]
+            shared_out = h_shared[:, r, None] + c * u_shared_own[:, r, None] - t * u_shared_out
+            variance = np.swapaxes(h, 1, 2) @ m.scatter @ h + 2 * c * hBu[:, r, None] - 2 * t * hBu[:, None]
+            variance += c**2 * uBu_own[:, r, None] - 2 * c * t * uBu + t**2 * uBu_own[:, None]
+            variance += np.diag(K) * along_in**2 + 2 * along_in * (shared_in - along_out * K[r])
+            variance += np.diag(K)[r, None] * along_out**2 - 2 * along_out * shared_out
+            bias = m.misfit[:, None, :] @ h + c * u_misfit[:, r, None] - t * u_misfit[:, None]
+            bias += along_in * misfit[:, None] - along_out * misfit[:, r, None] - self._displacement[:, q, None, None]
+            total += self._worth[q] * np.einsum("k,kri->ri", self.weights, variance + bias**2)
         return total

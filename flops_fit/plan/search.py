@@ -53,22 +53,19 @@ def designs(
 
 
 def _best_change(expected: ExpectedError, taken: Any, free: Any, price: FloatArray, max_runs: int) -> Design:
-    """The run to add or to drop, or else the two to exchange, which gain most in log expected square less price."""
-    chosen = np.flatnonzero(taken)
-    moments = expected.gather(chosen)
-    now = math.log(expected.loss(moments))
-    addable = free & ~taken
-    best: tuple[float, Design] = (_LEAST_GAIN, ())
-    if len(chosen) < max_runs:
-        gain = np.where(addable, now - np.log(expected.losses_with(moments)) - price, -np.inf)
-        best = max(best, (float(gain.max()), (int(gain.argmax()),)))
-    rests = {i: expected.without(moments, i) for i in np.flatnonzero(taken & free).tolist()}
-    if len(chosen) > FEWEST_RUNS:
-        for i, rest in rests.items():
-            best = max(best, (now - math.log(expected.loss(rest)) + float(price[i]), (i,)))
-    if best[1]:
-        return best[1]
-    for i, rest in rests.items():
-        gain = np.where(addable, now - np.log(expected.losses_with(rest)) + price[i] - price, -np.inf)
-        best = max(best, (float(gain.max()), (i, int(gain.argmax()))))
-    return best[1]
+    """The run to add, to drop, or the two to exchange, which gain most in log expected square less price."""
+    none = len(taken)
+    moments = expected.gather(np.flatnonzero(taken))
+    out = [*np.flatnonzero(taken & free).tolist(), none]
+    price = np.append(price, 0.0)
+    gain = math.log(expected.loss(moments)) - np.log(expected.losses_after(moments, out))
+    gain += price[out, None] - price
+    gain[:, :none][:, ~(free & ~taken)] = -np.inf
+    if taken.sum() <= FEWEST_RUNS:
+        gain[:, none] = -np.inf
+    if taken.sum() >= max_runs:
+        gain[-1] = -np.inf
+    i, j = np.unravel_index(int(gain.argmax()), gain.shape)
+    if not gain[i, j] > _LEAST_GAIN:
+        return ()
+    return tuple(k for k in (out[int(i)], int(j)) if k != none)

@@ -13,7 +13,16 @@ from flops_fit.errors import PlanError
 from flops_fit.experiment import Experiment
 from flops_fit.fit.parametric import fit_parametric
 from flops_fit.laws import SIX_ND, ComputeRule, ParametricLaw
-from flops_fit.plan.beliefs import Belief, Noise, believe, laws_around, moved_law, representatives, rivals_of
+from flops_fit.plan.beliefs import (
+    Belief,
+    Noise,
+    believe,
+    laws_around,
+    moved_law,
+    representatives,
+    rivals_of,
+    usual_laws,
+)
 from flops_fit.plan.cells import FIRST_STAGE_SHARE, budget_ladder, candidate_cells, first_stage
 from flops_fit.plan.design import DesignedSweep, design_cells
 from flops_fit.plan.expected import ExpectedError, answer_gradients
@@ -128,11 +137,14 @@ def test_changes_are_judged_as_the_changed_design_would_be() -> None:
     expected = judge(CELLS, beliefs)
     chosen = [0, 8, 16, 21, 30, 35, 20, 33]
     moments = expected.gather(chosen)
-    added = expected.losses_with(moments)
-    for i in (3, 25, 39):
-        assert added[i] == pytest.approx(expected.loss(expected.gather([*chosen, i])))
-    without = expected.without(moments, 21)
-    assert expected.loss(without) == pytest.approx(expected.loss(expected.gather([i for i in chosen if i != 21])))
+    none = len(CELLS)
+    after = expected.losses_after(moments, [21, none])
+    assert after[1, none] == pytest.approx(expected.loss(moments))
+    assert after[0, none] == pytest.approx(expected.loss(expected.gather([i for i in chosen if i != 21])))
+    for new in (3, 25, 39):
+        assert after[1, new] == pytest.approx(expected.loss(expected.gather([*chosen, new])))
+        exchanged = [new if i == 21 else i for i in chosen]
+        assert after[0, new] == pytest.approx(expected.loss(expected.gather(exchanged)))
 
 
 @pytest.mark.parametrize("rule", [SIX_ND, ComputeRule(k=20.0, q=0.95)])
@@ -183,6 +195,9 @@ def test_laws_that_stand_for_others() -> None:
     moved = moved_law(LAW, C, 123456.0)
     assert moved.optimum(C)[0] == pytest.approx(123456.0)
     assert moved.optimal_loss(C) == pytest.approx(LAW.optimal_loss(C))
+    usual = usual_laws(C, 5e6)
+    assert usual[0].optimum(C)[0] == pytest.approx(5e6)
+    assert sorted(round(law.optimum(C)[0] / 5e6, 3) for law in usual)[:: len(usual) - 1] == [0.25, 4.0]
     alphas = np.append(np.linspace(0.2, 0.5, 101), np.nan)
     family = ParametricLaw(E=1.8, A=400 * np.ones(102), B=2000.0 * np.ones(102), alpha=alphas, beta=0.3 * np.ones(102))
     family = dataclasses.replace(family, E=np.full(102, 1.8))
@@ -190,6 +205,19 @@ def test_laws_that_stand_for_others() -> None:
     assert len(few) == 9
     assert few[0].alpha == pytest.approx(0.35, abs=0.01)
     assert all(np.isfinite(law.alpha) for law in few)
+
+
+def test_a_law_without_irreducible_loss_can_be_planned_on() -> None:
+    falling = dataclasses.replace(LAW, E=0.0)
+    plan = design_cells(falling, CELLS, target_compute=TARGET, max_flops=4e19)
+    assert 0 < plan.errors.size < plan.usual_errors.size
+
+
+def test_of_draws_that_no_sweep_would_give_the_believable_are_taken() -> None:
+    alphas = np.append(np.full(5, 0.011), np.linspace(0.3, 0.4, 50))
+    family = ParametricLaw(E=np.full(55, 1.8), A=400 * np.ones(55), B=2e3 * np.ones(55), alpha=alphas, beta=alphas)
+    assert min(law.alpha for law in representatives(family, TARGET)) >= 0.3
+    assert len(representatives(family[:5], TARGET)) == 5
 
 
 def test_first_stage_is_cheap_and_wide() -> None:
