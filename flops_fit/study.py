@@ -60,7 +60,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         PlanError: The sweep cannot be trained as asked.
         DataError: The data is not what a model can be trained on.
     """
-    from flops_fit.plan.planner import make_plan
+    from flops_fit.plan.planner import make_planner
     from flops_fit.plan.sizes import SizeChoice
     from flops_fit.train.guard import check_trainer
     from flops_fit.train.loggers import check_loggers
@@ -78,7 +78,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         sizes=shapes.values,
         size_multiple=config.size_multiple,
     )
-    plan = make_plan(
+    planner = make_planner(
         lambda size: module.build_network(**shapes.arguments(size)),
         config.compute_budgets,
         choice=choice,
@@ -97,6 +97,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         num_samples=data.num_samples,
         auto_batch=True,
     )
+    plan = planner.grid()
     assert plan.batch_size is not None
     data.check_batch(plan.batch_size)
     basis = recipe.basis() | {

@@ -41,6 +41,12 @@ class Planner:
 
     Attributes:
         search: Finds sizes.
+        shapes: What a size sets of the model.
+        model_name: Name of the model class or factory.
+        model_kwargs: Its fixed arguments.
+        budgets: Compute budgets, ascending [FLOPs].
+        seeds: Of every cell.
+        unit: What D counts.
         tokens_per_sample: Tokens in one sample.
         batch_size: Global batch [samples], or None.
         num_samples: Training samples, where their number is known.
@@ -51,6 +57,12 @@ class Planner:
     """
 
     search: SizeSearch
+    shapes: Shapes
+    model_name: str
+    model_kwargs: dict[str, Any]
+    budgets: list[float]
+    seeds: Sequence[int] = (0,)
+    unit: Unit = "tokens"
     tokens_per_sample: int = 1
     batch_size: int | None = None
     num_samples: int | None = None
@@ -62,11 +74,11 @@ class Planner:
     def cells_for(self, C: float) -> list[Cell]:
         """The cells of one budget that can be trained; the others go to ``dropped``."""
         sizes = self.search.sizes_for(C)
-        cells = self._trainable(C, sizes)
+        cells = self.trainable(C, sizes)
         wanted = min(ENOUGH_SIZES, self.search.choice.num_sizes_per_budget)
         if self.search.choice.sizes is None and (len(cells) < wanted or span(cells) < ENOUGH_SPAN):
             # One side of the expected optimum cannot be trained: a curve needs its width all the same.
-            moved = self._trainable(C, self._moved_sizes(C, sizes))
+            moved = self.trainable(C, self._moved_sizes(C, sizes))
             if (len(moved), span(moved)) > (len(cells), span(cells)):
                 return moved
         return cells
@@ -77,7 +89,7 @@ class Planner:
         if not counts:
             return []
         # D goes nearly as 1/N, so that one cell tells the limits of all; 5 % are left for what is not exactly so.
-        cell = self._cell(C, counts[len(counts) // 2])
+        cell = self.cell(C, counts[len(counts) // 2])
         N, ratio = cell.count.num_params, cell.exact_tokens / cell.count.num_params
         low = 1.05 * N * max(math.sqrt(ratio / MAX_TOKENS_PER_PARAM), (cell.epochs or 0) / MAX_EPOCHS)
         high = (
@@ -93,13 +105,14 @@ class Planner:
         centre = min(max(self.search.expected_optimum(C), low * HALF_RANGE), high / HALF_RANGE)
         return self.search.sizes_within(max(low, centre / HALF_RANGE), min(high, centre * HALF_RANGE))
 
-    def _trainable(self, C: float, sizes: Sequence[int]) -> list[Cell]:
+    def trainable(self, C: float, sizes: Sequence[int]) -> list[Cell]:
+        """These sizes at a budget, less those that cannot teach anything, which go to ``dropped``."""
         cells: list[Cell] = []
         for size in sizes:
             count = self.search.count(size)
             if count is None:
                 continue
-            cell = self._cell(C, count)
+            cell = self.cell(C, count)
             reason = why_dropped(count.num_params, cell.exact_tokens, cell.steps, self.min_steps, cell.epochs)
             if reason is None:
                 cells.append(cell)
@@ -109,7 +122,8 @@ class Planner:
                 )
         return cells
 
-    def _cell(self, C: float, count: SizeCount) -> Cell:
+    def cell(self, C: float, count: SizeCount) -> Cell:
+        """A size at a budget, whether or not it can be trained."""
         cost = self.search.flops_per_token(count)
         tokens, steps = C / cost, None
         num_tokens = round(tokens)
@@ -120,29 +134,62 @@ class Planner:
         epochs = num_tokens / (self.num_samples * self.tokens_per_sample) if self.num_samples else None
         return Cell(count=count, cost=cost, exact_tokens=tokens, num_tokens=num_tokens, steps=steps, epochs=epochs)
 
-    def experiments_for(self, C: float, seeds: Sequence[int], shapes: Shapes) -> list[Experiment]:
-        """The runs of one budget."""
-        cells = self.cells_for(C)
-        self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
-        self.cells[C] = cells
-        return [
-            Experiment(
-                experiment_id=f"C{format_flops(C, 6)}_{shapes.name(cell.count.size)}_s{seed}",
-                compute_budget=C,
-                size_param_value=cell.count.size,
-                num_params=cell.count.num_params,
-                num_tokens=cell.num_tokens,
-                flops_per_token=cell.cost,
-                seed=seed,
-                steps=cell.steps,
-                num_params_matmul=cell.count.matmul,
-                num_params_total=cell.count.total,
-                num_params_non_embedding=cell.count.non_embedding,
-                size_kwargs=shapes.extra(cell.count.size),
+    def grid(self) -> SweepPlan:
+        """The usual sweep: sizes round the expected optimum of every budget.
+
+        Raises:
+            PlanError: No cell is left.
+        """
+        experiments: list[Experiment] = []
+        for C in self.budgets:
+            cells = self.cells_for(C)
+            self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
+            self.cells[C] = cells
+            experiments += [self.experiment(C, cell, seed) for cell in cells for seed in self.seeds]
+        if not experiments:
+            reasons = first_of_each_kind(d.reason for d in [*self.search.dropped, *self.dropped])
+            raise PlanError(
+                f"no size can be trained at any of the budgets {', '.join(map(format_flops, self.budgets))}: "
+                + "; ".join(reasons[:4]),
+                hint="raise the budgets, or give other sizes" + (", or a smaller batch" if self.batch_size else ""),
             )
-            for cell in cells
-            for seed in seeds
-        ]
+        return self.plan_of(experiments, self.warnings + sweep_remarks(self.cells))
+
+    def experiment(self, C: float, cell: Cell, seed: int) -> Experiment:
+        """One run."""
+        size = cell.count.size
+        return Experiment(
+            experiment_id=f"C{format_flops(C, 6)}_{self.shapes.name(size)}_s{seed}",
+            compute_budget=C,
+            size_param_value=size,
+            num_params=cell.count.num_params,
+            num_tokens=cell.num_tokens,
+            flops_per_token=cell.cost,
+            seed=seed,
+            steps=cell.steps,
+            num_params_matmul=cell.count.matmul,
+            num_params_total=cell.count.total,
+            num_params_non_embedding=cell.count.non_embedding,
+            size_kwargs=self.shapes.extra(size),
+        )
+
+    def plan_of(self, experiments: list[Experiment], warnings: Sequence[str], **also: Any) -> SweepPlan:
+        """A plan of these runs; ``also`` are further attributes of it."""
+        odd = [] if self.shapes.table else self.search.warnings(self.shapes.size_param)
+        return SweepPlan(
+            experiments=experiments,
+            size_param=self.shapes.size_param,
+            model_cls_name=self.model_name,
+            model_kwargs=self.model_kwargs,
+            compute_budgets=self.budgets,
+            dropped=[*self.search.dropped, *self.dropped],
+            warnings=[*self.search.counter.notes, *odd, *warnings],
+            unit=self.unit,
+            flops_rule=self.search.rule,
+            batch_size=self.batch_size,
+            tokens_per_sample=self.tokens_per_sample,
+            **also,
+        )
 
 
 def plan_sweep(
@@ -210,7 +257,7 @@ def plan_sweep(
         sizes=shapes.values,
         size_multiple=size_multiple,
     )
-    plan = make_plan(
+    plan = make_planner(
         build,
         compute_budgets,
         choice=choice,
@@ -225,14 +272,14 @@ def plan_sweep(
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=seeds,
         min_steps=min_steps,
-    )
+    ).grid()
     twice = [f"{name}={fixed[name]!r}" for name in shapes.names if name in fixed]
     if twice:
         plan.warnings.append(f"model_kwargs also sets {', '.join(twice)}; the planned sizes win")
     return plan
 
 
-def make_plan(
+def make_planner(
     build: Build,
     compute_budgets: Iterable[float],
     *,
@@ -251,8 +298,8 @@ def make_plan(
     count_tokens: Callable[[Any], int] | None = None,
     num_samples: int | None = None,
     auto_batch: bool = False,
-) -> SweepPlan:
-    """As ``plan_sweep``, for anything that builds a model from a size.
+) -> Planner:
+    """What plans sweeps of anything that builds a model from a size; the arguments are those of ``plan_sweep``.
 
     ``auto_batch`` chooses the batch; with ``num_samples``, the length of the training data, repeats are told.
     """
@@ -269,43 +316,21 @@ def make_plan(
     rule: FlopsRule = flops or ("counted" if unit == "samples" and can_count else "6nd")
     counter = SizeCounter(build, example_batch, loss, per_sample)
     search = SizeSearch(counter=counter, choice=choice, rule=rule, flops_per_param_per_token=flops_per_param_per_token)
-    planner = Planner(
+    if batch_size is None and auto_batch:
+        optimum = EXPECTED_TOKENS_PER_PARAM * search.expected_optimum(budgets[0])
+        batch_size = largest_batch(optimum, per_sample)
+    return Planner(
         search=search,
+        shapes=shapes,
+        model_name=model_name,
+        model_kwargs=model_kwargs,
+        budgets=budgets,
+        seeds=seeds,
+        unit=unit,
         tokens_per_sample=per_sample,
         batch_size=batch_size,
         num_samples=num_samples,
         min_steps=min_steps,
-    )
-    if batch_size is None and auto_batch:
-        smallest = budgets[0]
-        optimum = EXPECTED_TOKENS_PER_PARAM * search.expected_optimum(smallest)
-        planner.batch_size = batch_size = largest_batch(optimum, per_sample)
-    experiments: list[Experiment] = []
-    for C in budgets:
-        experiments += planner.experiments_for(C, seeds, shapes)
-    dropped = [*search.dropped, *planner.dropped]
-    if not experiments:
-        reasons = first_of_each_kind(d.reason for d in dropped)
-        raise PlanError(
-            f"no size can be trained at any of the budgets {', '.join(map(format_flops, budgets))}: "
-            + "; ".join(reasons[:4]),
-            hint="raise the budgets, or give other sizes" + (", or a smaller batch" if batch_size else ""),
-        )
-    return SweepPlan(
-        experiments=experiments,
-        size_param=shapes.size_param,
-        model_cls_name=model_name,
-        model_kwargs=model_kwargs,
-        compute_budgets=budgets,
-        dropped=dropped,
-        warnings=counter.notes
-        + ([] if shapes.table else search.warnings(shapes.size_param))
-        + planner.warnings
-        + sweep_remarks(planner.cells),
-        unit=unit,
-        flops_rule=rule,
-        batch_size=batch_size,
-        tokens_per_sample=per_sample,
     )
 
 

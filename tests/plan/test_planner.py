@@ -15,7 +15,7 @@ from flops_fit.errors import PlanError
 from flops_fit.examples import GPT, next_token_loss
 from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.plan.grid import sensible_multiple
-from flops_fit.plan.planner import make_plan, plan_sweep
+from flops_fit.plan.planner import make_planner, plan_sweep
 from flops_fit.plan.sizes import SizeChoice
 from flops_fit.shapes import Shapes
 
@@ -338,7 +338,7 @@ def automatic(**changes: Any) -> SweepPlan:
         "min_steps": 150,
         "auto_batch": True,
     }
-    return make_plan(Net, [1e15, 1e16], **options | changes)
+    return make_planner(Net, [1e15, 1e16], **options | changes).grid()
 
 
 def test_the_batch_is_chosen_to_leave_a_thousand_steps_at_the_smallest_optimum() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flops_fit.errors import PlanError
 from flops_fit.experiment import SweepPlan
-from flops_fit.plan.planner import make_plan, plan_sweep
+from flops_fit.plan.planner import make_planner, plan_sweep
 from flops_fit.plan.sizes import SizeChoice
 from flops_fit.shapes import Shapes
 
@@ -53,7 +53,7 @@ def with_data(num_samples: int | None, budgets: Any = (1e15, 3e15, 1e16), **opti
         "seeds": [0],
         "min_steps": 150,
     }
-    return make_plan(Net, budgets, num_samples=num_samples, **settings | options)
+    return make_planner(Net, budgets, num_samples=num_samples, **settings | options).grid()
 
 
 def cells(plan: SweepPlan, C: float) -> list[int]:
