@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flops_fit.api import analyze as analyze
     from flops_fit.api import find_optimal as find_optimal
+    from flops_fit.comparing import compare as compare
     from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
     from flops_fit.experiment import Experiment, SweepPlan
     from flops_fit.fit import Prediction, ScalingAnalysis
+    from flops_fit.fit.comparison import Comparison
     from flops_fit.plan.planner import plan_sweep as plan_sweep
     from flops_fit.result import Result
     from flops_fit.train.module import ScalingModule
@@ -19,6 +21,7 @@ __version__ = "0.1.0"
 
 # Each name is imported when it is first used: torch, pandas and matplotlib cost seconds that an answer does not need.
 _HOMES = {
+    "Comparison": "flops_fit.fit.comparison",
     "DataError": "flops_fit.errors",
     "Experiment": "flops_fit.experiment",
     "FitError": "flops_fit.errors",
@@ -31,11 +34,13 @@ _HOMES = {
     "ScalingModule": "flops_fit.train.module",
     "SweepPlan": "flops_fit.experiment",
     "analyze": "flops_fit.api",
+    "compare": "flops_fit.comparing",
     "find_optimal": "flops_fit.api",
     "plan_sweep": "flops_fit.plan.planner",
 }
 
 __all__ = [
+    "Comparison",
     "DataError",
     "Experiment",
     "FitError",
@@ -48,6 +53,7 @@ __all__ = [
     "ScalingModule",
     "SweepPlan",
     "analyze",
+    "compare",
     "find_optimal",
     "plan_sweep",
 ]

@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors"},
     {"experiment", "shapes", "batch", "flops", "randomness"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "estimate", "trial", "simulation", "validation", "result"},
+    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -28,6 +28,8 @@ ARROWS = {
     ("report", "fit"),
     ("api", "study"),
     ("api", "result"),
+    ("comparing", "api"),
+    ("comparing", "result"),
     ("validation", "api"),
     ("validation", "study"),
     ("estimate", "study"),
@@ -125,6 +127,7 @@ def test_the_package_alone_loads_nothing() -> None:
 
 def test_public_names_are_those_that_are_promised() -> None:
     assert flops_fit.__all__ == [
+        "Comparison",
         "DataError",
         "Experiment",
         "FitError",
@@ -137,6 +140,7 @@ def test_public_names_are_those_that_are_promised() -> None:
         "ScalingModule",
         "SweepPlan",
         "analyze",
+        "compare",
         "find_optimal",
         "plan_sweep",
     ]

@@ -97,13 +97,15 @@ def _question(own: argparse.Namespace) -> Callable[[ScalingAnalysis], Any]:
 
 
 def report(words: list[str]) -> int:
-    """Draw figures and write one self-contained page."""
+    """Answer, draw figures and write one self-contained page."""
     parser = parser_of("report", json=False)
     _add_reading(parser)
     parser.add_argument("--output", "-o", help="folder to write; OUTPUT_DIR/report for a sweep, report for a table")
     own = parser.parse_args(words)
     folder = own.output or (Path(own.source) / "report" if Path(own.source).is_dir() else Path("report"))
-    print(_analyzed(own).report(folder, command="flops-fit report " + " ".join(words)))
+    result = _analyzed(own)
+    print_answer(result)
+    print(f"\nreport: {result.report(folder, command='flops-fit report ' + ' '.join(words))}")
     return GOOD
 
 

@@ -25,7 +25,8 @@ VERBS = {
     "analyze": ("answers", "fit the laws: `analyze OUTPUT_DIR` or `analyze runs.csv`"),
     "predict": ("answers", "the optimum for a budget: `predict OUTPUT_DIR --compute 1e21`"),
     "validate": ("validate", "one run at the predicted optimum: `validate OUTPUT_DIR --compute 1e21`"),
-    "report": ("answers", "figures and one page: `report OUTPUT_DIR`"),
+    "report": ("answers", "the answer, figures and one page: `report OUTPUT_DIR` or `report runs.csv`"),
+    "compare": ("compare", "two analyses at equal compute: `compare A B`"),
 }
 
 

@@ -64,6 +64,8 @@ class ScalingAnalysis:
         n_convention: The column that counts parameters.
         unit: What num_tokens counts.
         priors: The named priors that were used, or empty.
+        loss_unit: What the loss is measured in, such as "nats" or "bpb"; None where the table does not say.
+        data_fingerprint: Of the training and held-out data, the same for every run; None where it is not known.
     """
 
     rows: Rows
@@ -86,6 +88,8 @@ class ScalingAnalysis:
     n_convention: str = "num_params"
     unit: str = "tokens"
     priors: Mapping[str, Any] = field(default_factory=dict)
+    loss_unit: str | None = None
+    data_fingerprint: str | None = None
 
     @property
     def runs(self) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def analyze_runs(
 
     Args:
         runs: One row per run: num_params, num_tokens, loss; optional run_id, compute_budget, flops, seed, state,
-            unique_tokens.
+            unique_tokens, loss_unit, data_fingerprint.
         seed: Of the resampling; the same seed gives the same draws.
         n_bootstrap: Resamples of whole runs; 0 takes the intervals from the sandwich covariance instead.
         outliers: Runs left out before fitting: by the residuals of the "surface", by the "iqr" rule, or "none".
@@ -125,9 +125,17 @@ def analyze_runs(
         n_convention=n_convention,
         unit=unit,
         priors=named_priors() if "local_law" in fitted.combination.forms else {},
+        loss_unit=(_the_one(runs, "loss_unit") or "").partition("/")[0] or None,
+        data_fingerprint=_the_one(runs, "data_fingerprint"),
     )
     analysis = replace(analysis, ci=law_intervals(analysis))
     return replace(analysis, warnings=(*notes, *find_warnings(analysis)))
+
+
+def _the_one(runs: pd.DataFrame, column: str) -> str | None:
+    """The value that a column has in all runs which have any."""
+    values = set(runs[column].dropna().astype(str)) if column in runs else set()
+    return values.pop() if len(values) == 1 else None
 
 
 def _simulated(runs: pd.DataFrame) -> list[Warning_]:

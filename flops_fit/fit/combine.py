@@ -115,9 +115,9 @@ class Combination:
         if answer == "loss" and self.without_budget is not None:
             thetas = np.column_stack([self.without_budget, np.zeros(len(self.without_budget))])
             without = SurfaceForm(theta=thetas).log_answer("loss", C, self.rule)
-            for i, p in enumerate(probabilities):
-                low, high = jackknife_interval(point, without, abs(2 * p - 1))
-                q[i] = min(q[i], low) if p < 0.5 else max(q[i], high) if p > 0.5 else q[i]
+            p = np.asarray(probabilities)
+            low, high = jackknife_interval(point, without, np.abs(2 * p - 1))
+            q = np.where(p < 0.5, np.fmin(q, low), np.where(p > 0.5, np.fmax(q, high), q))
         return Forecast(point=point, quantiles=q)
 
     def _mixture(self, answer: Answer, C: float, probabilities: Sequence[float]) -> Forecast | None:

@@ -45,6 +45,8 @@ def _document(analysis: ScalingAnalysis) -> dict[str, Any]:
         "missing": dict(analysis.missing),
         "n_convention": analysis.n_convention,
         "unit": analysis.unit,
+        "loss_unit": analysis.loss_unit,
+        "data_fingerprint": analysis.data_fingerprint,
         "irreducible_loss": dict(zip(("value", "withheld_because"), irreducible_loss(analysis), strict=True)),
         "trustworthy": analysis.trustworthy,
         "warnings": [w.to_dict() for w in analysis.warnings],

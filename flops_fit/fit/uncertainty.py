@@ -113,7 +113,7 @@ def jackknife_se(estimates: ArrayLike) -> Any:
     return np.sqrt((k - 1) / k * np.sum((estimates - estimates.mean(axis=0)) ** 2, axis=0))
 
 
-def jackknife_interval(estimate: Any, estimates: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
+def jackknife_interval(estimate: Any, estimates: ArrayLike, level: Any = 0.95) -> tuple[Any, Any]:
     """estimate -+ t standard errors, t of Student with k - 1 degrees of freedom."""
     half = stdtrit(len(np.asarray(estimates)) - 1, 0.5 + level / 2) * jackknife_se(estimates)
     return estimate - half, estimate + half

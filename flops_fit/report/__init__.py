@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flops_fit.report.comparison import comparison_text, plot_gain, plot_losses, save_comparison
     from flops_fit.report.html import save_report
     from flops_fit.report.plots import (
         figures,
@@ -19,17 +20,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "answer_text",
+    "comparison_text",
     "figures",
     "optimal",
     "plot_frontier",
+    "plot_gain",
     "plot_holdout",
     "plot_isoflop",
+    "plot_losses",
     "plot_optimum",
     "plot_residuals",
+    "save_comparison",
     "save_report",
 ]
 
 _HOME = {"answer_text": "tables", "optimal": "tables", "save_report": "html"}
+_HOME |= dict.fromkeys(("comparison_text", "plot_gain", "plot_losses", "save_comparison"), "comparison")
 
 
 def __getattr__(name: str) -> Any:
