@@ -1,6 +1,9 @@
-"""Ready parts for sweeps: a byte-level GPT and the text that every Python ships. Nothing in the core imports them."""
+"""Ready parts for sweeps of text and images. Nothing in the core imports them."""
 
+from flops_fit.examples.glyphs import GlyphData
 from flops_fit.examples.gpt import GPT, next_token_loss
+from flops_fit.examples.images import ImageData
 from flops_fit.examples.text import StdlibText
+from flops_fit.examples.vit import ViT
 
-__all__ = ["GPT", "StdlibText", "next_token_loss"]
+__all__ = ["GPT", "GlyphData", "ImageData", "StdlibText", "ViT", "next_token_loss"]
