@@ -61,6 +61,7 @@ def main() -> None:
             compute_budgets=[2e5, 4e5],
             sizes=[8, 10, 12, 14, 16],
             seeds=list(range(options.runs // 10)),
+            seeds_at="all",
             min_steps=5,
             output_dir=Path(folder) / "sweep",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
-from flops_fit.experiment import FlopsRule, SweepPlan
+from flops_fit.experiment import FlopsRule, SeedsAt, SweepPlan
 from flops_fit.fit import ScalingAnalysis, Warning_, analyze_runs
 from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
@@ -135,6 +135,7 @@ def find_optimal(
     flops: FlopsRule | None = None,
     flops_per_param_per_token: float = 6.0,
     seeds: Sequence[int] = (0,),
+    seeds_at: SeedsAt = "small",
     min_steps: int = 150,
     launcher: LauncherName = "local",
     jobs: int | None = None,
@@ -180,7 +181,9 @@ def find_optimal(
             "head_dim": 64}.
         flops: "6nd" for C = 6ND (default for tokens) or "counted" on the model (default for samples).
         flops_per_param_per_token: The 6 of C = 6ND.
-        seeds: Every cell is trained once for each.
+        seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
+            tells the noise between runs.
+        seeds_at: Which budgets those are: "small" for the smaller half, or "all".
         min_steps: Cells with fewer optimiser steps are dropped.
         launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
             "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
@@ -237,6 +240,7 @@ def find_optimal(
             batch_size=batch_size,
             unit=unit,
             seeds=seeds,
+            seeds_at=seeds_at,
             min_steps=min_steps,
         )
     shapes = shapes_of(model_size_param, sizes, width)
@@ -272,6 +276,7 @@ def find_optimal(
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=list(seeds),
+        seeds_at=seeds_at,
         min_steps=min_steps,
         launcher=launcher,
         jobs=jobs,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FlopsRule = Literal["6nd", "counted"]
+SeedsAt = Literal["small", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,18 @@ class SweepPlan:
     def total_flops(self) -> float:
         """Training compute of all runs [FLOPs]."""
         return math.fsum(e.flops for e in self.experiments)
+
+    @property
+    def repeats(self) -> list[Experiment]:
+        """Runs that train a cell again with a further seed, of whose scatter the noise is told."""
+        cells = set()
+        again = []
+        for run in self.experiments:
+            cell = run.compute_budget, run.size_param_value
+            if cell in cells:
+                again.append(run)
+            cells.add(cell)
+        return again
 
     def to_frame(self) -> pd.DataFrame:
         """One row per experiment."""

@@ -92,6 +92,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         flops=config.flops,
         flops_per_param_per_token=config.flops_per_param_per_token,
         seeds=config.seeds or [0],
+        seeds_at=config.seeds_at,
         min_steps=config.min_steps,
         count_tokens=module.count_tokens,
         num_samples=data.num_samples,

@@ -31,6 +31,17 @@ def test_details_are_there_on_request(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "assumed: 15 GFLOP/s a core" in wide
 
 
+def test_it_says_what_further_seeds_add_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tmp_path)
+    _, once, _ = told(capsys, "plan", "--config", config)
+    _, out, _ = told(capsys, "plan", "--config", config, "--sweep.seeds", "[0, 1, 2]")
+    assert "seeds:" not in once
+    assert "seeds: 1, 2 again at 5e+05: 8 more runs, " in out
+    assert "more FLOPs; their scatter is the noise that the fit is judged by" in out
+    _, out, _ = told(capsys, "plan", "--config", config, "--sweep.seeds", "[0, 1, 2]", "--sweep.seeds_at", "all")
+    assert "seeds: 1, 2 again at all budgets: 24 more runs, 2e+02% more FLOPs" in out
+
+
 def test_json_carries_the_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = told(capsys, "plan", "--config", write(tmp_path), "--json", "--device-flops", "1e9")
     assert code == GOOD

@@ -33,6 +33,7 @@ def fit(words: list[str]) -> int:
         return GOOD
     from flops_fit.api import analyze
     from flops_fit.cli.config import SweepCLI
+    from flops_fit.report.plan import repeats_lines
     from flops_fit.study import plan_study, train_study, write_sweep_yaml
     from flops_fit.sweep.orchestrator import Selection
 
@@ -42,6 +43,8 @@ def fit(words: list[str]) -> int:
     path = study.directory.path
     cost = format_flops(study.plan.total_flops)
     say(f"{study.plan.num_experiments} runs at {len(study.plan.compute_budgets)} budgets, {cost} FLOPs, in {path}")
+    for repeated in repeats_lines(study.plan):
+        say(repeated)
     for warning in study.plan.warnings:
         say(f"note: {warning}")
     selection = Selection(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flops_fit.fit.isoflop import IsoflopFit
     from flops_fit.fit.leave_out import LeftOut
     from flops_fit.fit.misfit import Misfit
+    from flops_fit.fit.noise import LackOfFit, Noise
     from flops_fit.fit.parametric import ParametricFit
     from flops_fit.fit.repeated import RepetitionFit
 
@@ -57,7 +58,8 @@ class ScalingAnalysis:
         combination: Every candidate with what speaks for it; gives the answers.
         leave_one_out: The surface without each budget and each size.
         repetition: What repeated data are worth, or None where no run repeats them.
-        noise: Standard deviation of the log loss of runs of one size on as much data; None without such runs.
+        noise: Scatter between runs that differ in their seed alone; None without such runs.
+        lack_of_fit: Whether the surface misses cells by more than that, or None.
         ci: 95 % intervals, by group ("parametric", "N_opt", "D_opt", "L_opt") and name.
         missing: Why a method that is None is None, by method.
         warnings: What the reader must know.
@@ -82,7 +84,8 @@ class ScalingAnalysis:
     ci: Mapping[str, Mapping[str, tuple[float, float]]]
     leave_one_out: tuple[LeftOut, ...] = ()
     repetition: RepetitionFit | None = None
-    noise: float | None = None
+    noise: Noise | None = None
+    lack_of_fit: LackOfFit | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Warning_, ...] = ()
     n_convention: str = "num_params"

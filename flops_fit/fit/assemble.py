@@ -78,6 +78,7 @@ def analyze_runs(
     from flops_fit.fit.intervals import law_intervals
     from flops_fit.fit.local import named_priors
     from flops_fit.fit.methods import Settings, fit_methods, hold_out_headline
+    from flops_fit.fit.noise import find_noise, lack_of_fit
 
     rows, excluded = select_rows(runs, n_convention=n_convention)
     notes: list[Warning_] = _simulated(runs)
@@ -120,7 +121,8 @@ def analyze_runs(
         ci={},
         leave_one_out=_leave_one_out(rows, fitted, rule),
         repetition=_repetition(everything, fitted.parametric),
-        noise=_noise(rows),
+        noise=find_noise(rows),
+        lack_of_fit=None if fitted.parametric is None else lack_of_fit(fitted.parametric, rows),
         missing=missing,
         n_convention=n_convention,
         unit=unit,
@@ -169,20 +171,6 @@ def _repetition(rows: Rows, surface: ParametricFit | None) -> RepetitionFit | No
     known = rows.take(np.isfinite(rows.unique) & (rows.unique > 0))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return fit_repetition(known.N, known.D, known.unique, known.L, surface.law)
-
-
-def _noise(rows: Rows) -> float | None:
-    """Pooled standard deviation of log L over runs of one size on as many tokens."""
-    places = np.round(np.log(np.stack([rows.N, rows.D])) * 1e3)
-    _, cell = np.unique(places, axis=1, return_inverse=True)
-    cell = cell.ravel()
-    counts = np.bincount(cell)
-    spare = len(rows) - len(counts)
-    if spare == 0:
-        return None
-    log_L = np.log(rows.L)
-    away = log_L - (np.bincount(cell, log_L) / counts)[cell]
-    return float(np.sqrt(away @ away / spare))
 
 
 def _frontier(isoflop: IsoflopFit) -> Any:

@@ -160,7 +160,7 @@ def fit_candidates(
         drawn = np.empty((0, 5)) if parametric_draws is None else parametric_draws
         forms[SURFACE] = _additive(np.vstack([parametric.theta, drawn]))
     with contextlib.suppress(FitError):
-        forms["tied"] = _tied(N, D, L, None, n_draws, rng)
+        forms["tied"] = _tied(rows, None, n_draws, rng)
     if parametric is not None and len(rows) >= _FEWEST_GENERALISED:
         mean = fit_generalised(N, D, L, parametric)
         forms["generalised_mean"] = SurfaceForm(theta=np.vstack([mean.theta, mean.draws(n_draws, rng)]), linear=True)
@@ -170,7 +170,7 @@ def fit_candidates(
             away = (np.log(N) - np.log(parametric.law.optimum(rows.C, rule)[0])) / _NEAR
             near = np.nan_to_num(np.exp(-0.5 * away**2))
         if near.sum() ** 2 > _FEWEST_NEAR * (near @ near):
-            forms["near_optimum"] = _tied(N, D, L, near, n_draws, rng)
+            forms["near_optimum"] = _tied(rows, near, n_draws, rng)
     best = Optima.of(isoflop)
     parabola = _parabola(best, n_draws, rng)
     if parabola is not None:
@@ -222,11 +222,10 @@ def _known(values: list[float | None], default: float) -> FloatArray:
     return np.array([usual if v is None else v for v in values], float)
 
 
-def _tied(
-    N: FloatArray, D: FloatArray, L: FloatArray, weights: FloatArray | None, n_draws: int, rng: np.random.Generator
-) -> SurfaceForm:
-    fit = fit_parametric(N, D, L, tied=True, weights=weights)
-    drawn = normal_draws(fit.theta, sandwich_covariance(fit, N, D, L), n_draws, rng)
+def _tied(rows: Rows, weights: FloatArray | None, n_draws: int, rng: np.random.Generator) -> SurfaceForm:
+    fit = fit_parametric(rows.N, rows.D, rows.L, tied=True, weights=weights)
+    covariance = sandwich_covariance(fit, rows.N, rows.D, rows.L, rows.cells)
+    drawn = normal_draws(fit.theta, covariance, n_draws, rng)
     return _additive(np.vstack([fit.theta, drawn]), linear=True)
 
 

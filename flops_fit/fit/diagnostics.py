@@ -9,6 +9,7 @@ import numpy as np
 
 from flops_fit.fit.candidates import ANSWERS, SURFACE, Answer
 from flops_fit.fit.isoflop import BudgetStatus, ParabolaBias, parabola_bias
+from flops_fit.fit.noise import is_lacking
 from flops_fit.fit.parametric import FitStatus
 from flops_fit.fit.prediction import Warning_
 from flops_fit.laws import FloatArray
@@ -162,6 +163,10 @@ def _surface(analysis: ScalingAnalysis) -> Iterator[Warning_]:
     value, reason = irreducible_loss(analysis)
     if value is None:
         yield Warning_("E_not_identified", f"no irreducible loss is stated: {reason}")
+    lack, noise = analysis.lack_of_fit, analysis.noise
+    if lack is not None and noise is not None and is_lacking(lack):
+        said = f"whole cells by {100 * lack.size:.2g} % beyond the {100 * noise.sd:.2g} % between seeds"
+        yield Warning_("lack_of_fit", f"the surface misses {said} (F = {lack.statistic:.2g}, p = {lack.p_value:.1g})")
     misfit = analysis.misfit
     if misfit is not None and misfit.doubt >= 0.5:
         said = f"its residuals show smooth structure of {100 * misfit.size:.1f} % (statistic {misfit.statistic:.1f})"

@@ -48,7 +48,8 @@ class BudgetOptimum:
         num_tokens: D_opt, from the parabola in log D [tokens].
         loss: Loss at the minimum.
         curvature: Second derivative of the loss (its logarithm if so fitted) by log N; None below three sizes.
-        log_n_se: Standard error of log N_opt from the scatter round the parabola; None for three runs.
+        log_n_se: Standard error of log N_opt from the scatter round the parabola, or from that between seeds where it
+            is larger; None for three runs without seeds to tell.
         log_d_se: Same for log D_opt.
         loss_se: Same for the loss at the minimum.
         residual_rms: Scatter round the parabola, degrees of freedom counted, relative to the loss.
@@ -123,6 +124,7 @@ def fit_isoflop(
     *,
     weights: ArrayLike | None = None,
     log_loss: bool = False,
+    noise: float | None = None,
 ) -> IsoflopFit:
     """Fit a parabola to each budget, then power laws to their minima.
 
@@ -136,10 +138,11 @@ def fit_isoflop(
         budget: The IsoFLOP group of each run [FLOPs]; nan for runs of none (``group_budgets``).
         weights: Relative weights of the runs; seeds of one size are averaged by the regression itself.
         log_loss: Parabolas of log L instead of L.
+        noise: Standard deviation of log L between seeds, where it is known: no optimum is surer than it allows.
     """
     groups = _groups(N, D, L, budget, log_loss)
     w = np.ones(np.shape(L)) if weights is None else np.asarray(weights, float)
-    budgets = tuple(_optimum(g, w[g.rows], log_loss) for g in groups)
+    budgets = tuple(_optimum(g, w[g.rows], log_loss, noise) for g in groups)
     optima = [(b.compute_budget, b.num_params, b.num_tokens) for b in budgets if b.status is BudgetStatus.OK]
     if len(optima) < 2:
         return IsoflopFit(budgets=budgets, N_opt=None, D_opt=None)
@@ -281,7 +284,7 @@ def _solve(group: _Group, w: FloatArray) -> _Solved:
     )
 
 
-def _optimum(group: _Group, w: FloatArray, log_loss: bool) -> BudgetOptimum:
+def _optimum(group: _Group, w: FloatArray, log_loss: bool, noise: float | None) -> BudgetOptimum:
     solved = _solve(group, w[None, :])
     n_runs = int((w > 0).sum())
     result = BudgetOptimum(
@@ -305,17 +308,15 @@ def _optimum(group: _Group, w: FloatArray, log_loss: bool) -> BudgetOptimum:
         num_tokens=float(np.exp(tokens.place[0])),
         loss=loss,
     )
-    if n_runs == _MIN_SIZES:
+    if n_runs == _MIN_SIZES and noise is None:
         return result
     # Errors of log L become errors of L, and the other way round, by the factor L.
     to_loss = loss if log_loss else 1.0
-    (log_n_se,), (loss_se,) = params.errors(w[None, :])
-    (log_d_se,), _ = tokens.errors(w[None, :])
+    least = None if noise is None else noise * loss / to_loss
+    (log_n_se,), (loss_se,) = params.errors(w[None, :], least)
+    (log_d_se,), _ = tokens.errors(w[None, :], least)
+    result = replace(result, log_n_se=float(log_n_se), log_d_se=float(log_d_se), loss_se=float(loss_se * to_loss))
+    if n_runs == _MIN_SIZES:
+        return result
     scatter = np.sqrt(np.average(params.residual[0] ** 2, weights=w) * n_runs / (n_runs - 3))
-    return replace(
-        result,
-        log_n_se=float(log_n_se),
-        log_d_se=float(log_d_se),
-        loss_se=float(loss_se * to_loss),
-        residual_rms=float(scatter * to_loss / loss),
-    )
+    return replace(result, residual_rms=float(scatter * to_loss / loss))

@@ -14,6 +14,7 @@ from flops_fit.fit.combine import Combination
 from flops_fit.fit.holdout import HoldOut, HoldOutPoint, groups_of, roll, score, visible_runs
 from flops_fit.fit.isoflop import IsoflopFit, align_to_budgets, fit_isoflop
 from flops_fit.fit.misfit import Misfit, find_misfit
+from flops_fit.fit.noise import find_noise
 from flops_fit.fit.parametric import ParametricFit, fit_parametric
 from flops_fit.fit.rows import Rows
 from flops_fit.fit.uncertainty import draw_theta, jackknife_groups, normal_draws, sandwich_covariance
@@ -96,9 +97,9 @@ def fit_methods(
     draws, misfit = None, None
     if parametric is not None:
         if n_bootstrap:
-            draws = draw_theta(parametric, rows.N, rows.D, rows.L, n_draws=n_bootstrap, rng=rng)
+            draws = draw_theta(parametric, rows.N, rows.D, rows.L, n_draws=n_bootstrap, rng=rng, cells=rows.cells)
         else:
-            covariance = sandwich_covariance(parametric, rows.N, rows.D, rows.L)
+            covariance = sandwich_covariance(parametric, rows.N, rows.D, rows.L, rows.cells)
             draws = normal_draws(parametric.theta, covariance, n_draws, rng)
         misfit = find_misfit(parametric, rows.with_others(outlying))
     isoflop = _parabolas(rows, parametric, settings)
@@ -196,10 +197,13 @@ def _surface(rows: Rows, settings: Settings) -> tuple[ParametricFit | None, str 
 
 def _parabolas(rows: Rows, surface: ParametricFit | None, settings: Settings) -> IsoflopFit:
     """Parabolas of the runs, moved to exactly their budgets: along the surface, or without one along L_opt(C)."""
+    known = find_noise(rows)
+    noise = None if known is None else known.sd
     if surface is None:
-        return fit_isoflop(*align_to_budgets(rows.N, rows.D, rows.L, rows.C, rows.budget), rows.budget)
+        moved = align_to_budgets(rows.N, rows.D, rows.L, rows.C, rows.budget)
+        return fit_isoflop(*moved, rows.budget, noise=noise)
     rows = rows.on_budget(surface.law, settings.rule)
-    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget)
+    return fit_isoflop(rows.N, rows.D, rows.L, rows.budget, noise=noise)
 
 
 def _doubt(rows: Rows, misfit: Misfit | None) -> float:

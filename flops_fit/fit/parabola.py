@@ -53,14 +53,21 @@ class Parabolas:
         """Value at the minimum."""
         return np.asarray(self.coefficients[:, 0] + self.coefficients[:, 1] * _vertex(self.coefficients) / 2)
 
-    def errors(self, weights: FloatArray) -> tuple[Any, Any]:
+    def errors(self, weights: FloatArray, noise: float | None = None) -> tuple[Any, Any]:
         """Standard errors of ``place`` and ``minimum`` by the delta method, each of shape (replicates,).
 
         The noise is judged by the scatter round the parabola, so only ratios of weights matter; nan for three points.
+
+        Args:
+            weights: As fitted.
+            noise: Standard deviation of y that is known from elsewhere: a few points that happen to lie on a parabola
+                do not make it surer than this allows.
         """
         spare = (weights > 0).sum(axis=1) - 3
         rss = (weights * self.residual**2).sum(axis=1)
         variance = np.where(spare > 0, rss, np.nan) / np.maximum(spare, 1)
+        if noise is not None:
+            variance = np.fmax(variance, noise**2)
         z = _vertex(self.coefficients)
         value_gradient = np.stack([np.ones_like(z), z, z**2], axis=1)
         place_gradient = np.stack([np.zeros_like(z), np.ones_like(z), 2 * z], axis=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.errors import DataError, FitError
 from flops_fit.laws import SIX_ND, ComputeRule, FloatArray, ParametricLaw
@@ -42,6 +43,7 @@ class Rows:
         C: Training compute [FLOPs].
         budget: Label of the budget each run belongs to [FLOPs]; NaN where it belongs to none.
         unique: Distinct tokens of the data set, or NaN where unknown.
+        seed: Of weights and data order, or NaN where unknown.
     """
 
     run_id: Any
@@ -51,6 +53,7 @@ class Rows:
     C: FloatArray
     budget: FloatArray
     unique: FloatArray
+    seed: FloatArray
 
     def __len__(self) -> int:
         return len(self.L)
@@ -58,6 +61,24 @@ class Rows:
     def take(self, which: Any) -> Rows:
         """Some of the rows."""
         return Rows(**{name: getattr(self, name)[which] for name in self.__slots__})
+
+    @property
+    def cells(self) -> NDArray[np.intp]:
+        """Which cell each run belongs to: numbers from 0 in order of appearance, shape (runs,).
+
+        Runs of one size on as much data are one cell where their seeds are known and all different. Where one seed
+        comes twice they differ in something else too (a learning rate, perhaps), and each is a cell of its own.
+        """
+        places = np.round(np.log(np.stack([self.N, self.D])) * 1e3)
+        _, place = np.unique(places, axis=1, return_inverse=True)
+        place = place.ravel()
+        known = np.isfinite(self.seed)
+        runs = np.bincount(place)
+        seeds = np.unique(np.stack([place, np.where(known, self.seed, -1.0)]), axis=1)[0].astype(int)
+        alone = (np.bincount(seeds) != runs) | (np.bincount(place, ~known) > 0)
+        label = np.where(alone[place], len(runs) + np.arange(len(self)), place)
+        _, first, cell = np.unique(label, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[cell.ravel()]
 
     def thinned(self, most: int) -> Rows:
         """At most that many rows, evenly over compute and in order of it; the rows themselves where they are few."""
@@ -118,7 +139,7 @@ def select_rows(runs: pd.DataFrame, *, n_convention: str = "num_params") -> tupl
     run_id = np.asarray(runs["run_id"].astype(str) if named else [f"row {i + 1}" for i in range(len(runs))], object)
     C = np.where(np.isfinite(C) & (C > 0), C, SIX_ND.flops(N, D))
     budget, unique = column("compute_budget"), column("unique_tokens")
-    rows = Rows(run_id=run_id, N=N, D=D, L=L, C=C, budget=budget, unique=unique)
+    rows = Rows(run_id=run_id, N=N, D=D, L=L, C=C, budget=budget, unique=unique, seed=column("seed"))
 
     reasons = np.full(len(runs), "", dtype=object)
 

@@ -82,6 +82,7 @@ def _classes() -> dict[str, Any]:
         leave_out,
         local,
         misfit,
+        noise,
         parametric,
         powerlaw,
         prediction,
@@ -91,7 +92,7 @@ def _classes() -> dict[str, Any]:
     known = [
         *(laws.ComputeRule, laws.ParametricLaw, laws.PowerLaw),
         *(analysis.ScalingAnalysis, analysis.Headline, prediction.Warning_, rows.Rows, rows.Excluded),
-        *(parametric.ParametricFit, parametric.FitStatus, misfit.Misfit),
+        *(parametric.ParametricFit, parametric.FitStatus, misfit.Misfit, noise.Noise, noise.LackOfFit),
         *(isoflop.IsoflopFit, isoflop.BudgetOptimum, isoflop.BudgetStatus, powerlaw.PowerLawFit),
         *(frontier.FrontierFit, frontier.FrontierStatus),
         *(candidates.SurfaceForm, candidates.ParabolaForm, candidates.LocalForm, local.LocalLaw),

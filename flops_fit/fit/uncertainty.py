@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtrit
 
 from flops_fit.fit.bootstrap import bootstrap_weights, refit_weighted
@@ -29,18 +29,37 @@ def n_replicates_for(n_runs: int, asked: int) -> int:
 
 
 def draw_theta(
-    fit: ParametricFit, N: ArrayLike, D: ArrayLike, L: ArrayLike, *, n_draws: int, rng: np.random.Generator
+    fit: ParametricFit,
+    N: ArrayLike,
+    D: ArrayLike,
+    L: ArrayLike,
+    *,
+    n_draws: int,
+    rng: np.random.Generator,
+    cells: NDArray[np.intp] | None = None,
 ) -> FloatArray:
     """Draws of theta, shape (R, 5): case bootstrap, or the sandwich's normal distribution above 20,000 runs.
 
     Resampling whole runs was the only bootstrap near its nominal coverage under Gaussian, heavy-tailed and
-    heteroscedastic noise alike; stratified, wild and residual bootstraps and the delta method were not.
+    heteroscedastic noise alike; stratified, wild and residual bootstraps and the delta method were not. Runs of one
+    cell that differ in their seed alone share what the surface misses there, so that cells are drawn as a whole.
+
+    Args:
+        fit: To all runs.
+        N: Parameters of each run, shape (n,).
+        D: Tokens.
+        L: Losses [nats/token].
+        n_draws: R.
+        rng: Source of the draws.
+        cells: Which cell each run belongs to, numbered from 0, shape (n,); None where each is its own.
     """
     N, D, L = (np.asarray(v, float) for v in (N, D, L))
     n_replicates = n_replicates_for(N.size, n_draws)
     if n_replicates == 0:
-        return normal_draws(fit.theta, sandwich_covariance(fit, N, D, L), n_draws, rng)
-    W = bootstrap_weights(N.size, n_replicates, rng)
+        return normal_draws(fit.theta, sandwich_covariance(fit, N, D, L, cells), n_draws, rng)
+    if cells is None:
+        cells = np.arange(N.size)
+    W = bootstrap_weights(int(cells.max()) + 1, n_replicates, rng)[:, cells]
     if fit.weights is not None:
         W *= fit.weights
     return refit_weighted(
@@ -56,10 +75,13 @@ def normal_draws(theta: FloatArray, covariance: FloatArray, n_draws: int, rng: n
     return np.asarray(draws)
 
 
-def sandwich_covariance(fit: ParametricFit, N: ArrayLike, D: ArrayLike, L: ArrayLike) -> FloatArray:
+def sandwich_covariance(
+    fit: ParametricFit, N: ArrayLike, D: ArrayLike, L: ArrayLike, cells: NDArray[np.intp] | None = None
+) -> FloatArray:
     """Covariance of theta that stays right under unequal scatter (Huber 1967), shape (5, 5).
 
-    bread**-1 meat bread**-1 with bread = J' diag(psi') J and meat = J' diag(psi**2) J, inflated by n / (n - p). psi' of
+    bread**-1 meat bread**-1 with bread = J' diag(psi') J and meat = J' diag(psi**2) J, inflated by n / (n - p); of runs
+    in one cell (as in ``draw_theta``) the columns of J' psi are added up first. psi' of
     Huber's loss is a step, and with a small delta few residuals fall inside it; it is therefore smoothed by a normal
     kernel. Parameters at a bound count as known.
     """
@@ -87,8 +109,12 @@ def sandwich_covariance(fit: ParametricFit, N: ArrayLike, D: ArrayLike, L: Array
     free = ((q > LOWER) & (q < UPPER)) @ basis.T > 0
     J = np.where(free, J, 0.0)
     bread = np.linalg.pinv((J * (w * slope)[:, None]).T @ J, rcond=1e-12, hermitian=True)
-    meat = (J * ((w * psi) ** 2)[:, None]).T @ J
-    n = float(w.sum())
+    pull, n = J * (w * psi)[:, None], float(w.sum())
+    if cells is not None:
+        total = np.zeros((int(cells.max()) + 1, J.shape[1]))
+        np.add.at(total, cells, pull)
+        pull, n = total, n * len(total) / len(J)
+    meat = pull.T @ pull
     covariance = basis.T @ (bread @ meat @ bread) @ basis * n / max(n - free.sum(), 1.0)
     shift = np.eye(5)
     shift[0, 1], shift[2, 3] = runs.means[0], runs.means[1]

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
+from typing import get_args
 
 import numpy as np
 
 from flops_fit.errors import PlanError
+from flops_fit.experiment import SeedsAt
 from flops_fit.units import format_flops
 
 # Hoffmann et al. 2022 (arXiv:2203.15556) found about 20 tokens per parameter; with C = 6ND that is N = sqrt(C / 120).
@@ -46,6 +48,28 @@ def checked_budgets(budgets: Iterable[float]) -> list[float]:
             hint="write for example compute_budgets=[1e17, 3e17, 1e18]",
         )
     return sorted({format_flops(b, 6): float(b) for b in budgets}.values())
+
+
+def repeated_budgets(budgets: Sequence[float], seeds_at: SeedsAt) -> list[float]:
+    """The budgets whose cells are trained with every seed; those of the others are trained with the first alone.
+
+    "small" is the smaller half of the budgets, and at least one: the noise between seeds is learned as well where a run
+    is cheap. Of four budgets, each three times the one before, two more seeds there add a fifth to the cost of one seed
+    everywhere; at all budgets they would triple it.
+
+    Args:
+        budgets: Ascending [FLOPs].
+        seeds_at: "small" or "all".
+
+    Raises:
+        PlanError: It is neither.
+    """
+    if seeds_at not in get_args(SeedsAt):
+        raise PlanError(
+            f"seeds_at={seeds_at!r} is unknown",
+            hint="choose small (further seeds at the smaller half of the budgets) or all",
+        )
+    return list(budgets if seeds_at == "all" else budgets[: max(1, len(budgets) // 2)])
 
 
 def sensible_multiple(size: int) -> int:

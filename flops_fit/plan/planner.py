@@ -12,7 +12,7 @@ from torch import nn
 
 from flops_fit.batch import Unit, batch_inputs, batch_samples, batch_targets, batch_tokens, batch_unit
 from flops_fit.errors import PlanError
-from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SweepPlan
+from flops_fit.experiment import DroppedCell, Experiment, FlopsRule, SeedsAt, SweepPlan
 from flops_fit.plan.count import Build, SizeCount, SizeCounter, constructor
 from flops_fit.plan.grid import (
     ENOUGH_SIZES,
@@ -26,6 +26,7 @@ from flops_fit.plan.grid import (
     checked_budgets,
     first_of_each_kind,
     largest_batch,
+    repeated_budgets,
     why_dropped,
 )
 from flops_fit.plan.remarks import Cell, budget_remarks, span, sweep_remarks
@@ -45,7 +46,8 @@ class Planner:
         model_name: Name of the model class or factory.
         model_kwargs: Its fixed arguments.
         budgets: Compute budgets, ascending [FLOPs].
-        seeds: Of every cell.
+        seeds: The first is that of every cell.
+        repeated: Budgets whose cells are trained with the other seeds too.
         unit: What D counts.
         tokens_per_sample: Tokens in one sample.
         batch_size: Global batch [samples], or None.
@@ -62,6 +64,7 @@ class Planner:
     model_kwargs: dict[str, Any]
     budgets: list[float]
     seeds: Sequence[int] = (0,)
+    repeated: Sequence[float] = ()
     unit: Unit = "tokens"
     tokens_per_sample: int = 1
     batch_size: int | None = None
@@ -145,7 +148,8 @@ class Planner:
             cells = self.cells_for(C)
             self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
             self.cells[C] = cells
-            experiments += [self.experiment(C, cell, seed) for cell in cells for seed in self.seeds]
+            seeds = self.seeds if C in self.repeated else self.seeds[:1]
+            experiments += [self.experiment(C, cell, seed) for cell in cells for seed in seeds]
         if not experiments:
             reasons = first_of_each_kind(d.reason for d in [*self.search.dropped, *self.dropped])
             raise PlanError(
@@ -211,6 +215,7 @@ def plan_sweep(
     loss_fn: Callable[..., Any] | None = None,
     unit: Unit | None = None,
     seeds: Sequence[int] = (0,),
+    seeds_at: SeedsAt = "small",
     min_steps: int = MIN_STEPS,
 ) -> SweepPlan:
     """Plan an IsoFLOP sweep (Hoffmann et al. 2022, arXiv:2203.15556, section 3.2) of any model class.
@@ -234,7 +239,9 @@ def plan_sweep(
         batch_size: Samples an optimiser step, over all devices; with it, D is whole batches.
         loss_fn: ``(outputs, targets) -> scalar``; allows counting.
         unit: "tokens" or "samples"; by default tokens for integer inputs of rank 2.
-        seeds: Every cell is trained once for each.
+        seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
+            tells the noise between runs.
+        seeds_at: Which budgets those are: "small" for the smaller half, or "all".
         min_steps: Cells with fewer optimiser steps are dropped.
 
     Raises:
@@ -271,6 +278,7 @@ def plan_sweep(
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=seeds,
+        seeds_at=seeds_at,
         min_steps=min_steps,
     ).grid()
     twice = [f"{name}={fixed[name]!r}" for name in shapes.names if name in fixed]
@@ -294,6 +302,7 @@ def make_planner(
     flops: FlopsRule | None,
     flops_per_param_per_token: float,
     seeds: Sequence[int],
+    seeds_at: SeedsAt,
     min_steps: int,
     count_tokens: Callable[[Any], int] | None = None,
     num_samples: int | None = None,
@@ -305,6 +314,7 @@ def make_planner(
     """
     budgets = checked_budgets(compute_budgets)
     seeds = _checked_seeds(seeds)
+    repeated = repeated_budgets(budgets, seeds_at)
     if batch_size is not None and not is_count(batch_size):
         raise PlanError(f"batch_size={batch_size!r} must be a positive whole number of samples")
     unit = unit or (batch_unit(example_batch) if example_batch is not None else "tokens")
@@ -326,6 +336,7 @@ def make_planner(
         model_kwargs=model_kwargs,
         budgets=budgets,
         seeds=seeds,
+        repeated=repeated,
         unit=unit,
         tokens_per_sample=per_sample,
         batch_size=batch_size,

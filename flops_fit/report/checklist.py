@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.report.series import budgets_of, residual_series
-from flops_fit.report.tables import holdout_line
+from flops_fit.report.tables import holdout_line, noise_line
 from flops_fit.units import format_count, format_flops
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _points(analysis: ScalingAnalysis) -> dict[str, str]:
     return {
         "what is fitted": "one loss per run, the one at its end",
         "loss": f"{rows.L.min():.4g} to {rows.L.max():.4g} nats, unless the table said otherwise",
-        "seeds": f"{repeats} of {len(cells)} cells (N, D) were run more than once"
+        "seeds": f"{repeats} of {len(cells)} cells (N, D) were run more than once; "
+        + (noise_line(analysis) or "what differs between such runs is not known")
         if repeats
         else "every cell (N, D) was run once: the noise is judged by the fit alone",
         "evaluation set": ASK,

@@ -25,12 +25,29 @@ def plan_table(plan: SweepPlan, runs: Sequence[_Column] = (), totals: Sequence[s
     rule = "C = 6ND" if plan.flops_rule == "6nd" else "counted on the model"
     lines.append(f"in all {format_flops(plan.total_flops)} FLOPs ({rule})")
     lines += totals
+    lines += repeats_lines(plan)
     if plan.batch_size is not None:
         per_step = f" = {plan.batch_size * plan.tokens_per_sample} tokens" if plan.unit == "tokens" else ""
         lines.append(f"batch: {plan.batch_size} samples{per_step} a step")
     lines += [_dropped(d.size, d.compute_budget, d.reason) for d in plan.dropped]
     lines += [f"note: {w}" for w in plan.warnings]
     return "\n".join(lines)
+
+
+def repeats_lines(plan: SweepPlan) -> list[str]:
+    """How many runs further seeds add and why, in a line; none where every cell is trained once."""
+    again = plan.repeats
+    if not again:
+        return []
+    budgets = sorted({e.compute_budget for e in again})
+    seeds = sorted({e.seed for e in again})
+    flops = sum(e.flops for e in again)
+    share = 100 * flops / (plan.total_flops - flops)
+    where = "all budgets" if budgets == plan.compute_budgets else ", ".join(format_flops(C) for C in budgets)
+    return [
+        f"seeds: {', '.join(map(str, seeds))} again at {where}: {len(again)} more runs,"
+        f" {share:.2g}% more FLOPs; their scatter is the noise that the fit is judged by"
+    ]
 
 
 def size_columns(plan: SweepPlan) -> list[_Column]:

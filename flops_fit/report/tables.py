@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.fit.isoflop import BudgetStatus
+from flops_fit.fit.noise import is_lacking
 from flops_fit.report.series import FORETOLD, HEADLINE, answers, budgets_of, holdout_series
 from flops_fit.units import format_count, format_flops
 
@@ -187,6 +188,23 @@ def holdout_line(analysis: ScalingAnalysis) -> str:
     return f"hold-out of the largest budget ({where}): forecast off by " + (", ".join(errors) or "nothing to compare")
 
 
+def noise_line(analysis: ScalingAnalysis) -> str | None:
+    """What repeats with further seeds say of the noise, and of the surface by its measure; None without repeats."""
+    noise, lack = analysis.noise, analysis.lack_of_fit
+    if noise is None:
+        return None
+    low, high = noise.interval
+    told = (
+        f"noise between seeds: {100 * noise.sd:.2g} % of the loss ({100 * low:.2g} to {100 * high:.2g}),"
+        f" {noise.degrees_of_freedom} degrees of freedom, from {noise.n_cells} cells up to"
+        f" {format_flops(noise.largest_compute)} FLOPs"
+    )
+    if lack is None:
+        return told
+    verdict = "more" if is_lacking(lack) else "no more"
+    return f"{told}; the surface misses cells by {verdict} than that (F = {lack.statistic:.2g}, p = {lack.p_value:.2g})"
+
+
 def excluded_table(analysis: ScalingAnalysis) -> pd.DataFrame:
     """Runs that were not fitted, and why."""
     return pd.DataFrame([{"run": e.run_id, "reason": e.reason} for e in analysis.excluded])
@@ -217,6 +235,7 @@ def answer_text(analysis: ScalingAnalysis) -> str:
         data_line(analysis),
         holdout_line(analysis),
         f"answered by {analysis.headline.method}: {analysis.headline.why}",
+        *([said] if (said := noise_line(analysis)) else []),
         "",
         as_text(answer_table(analysis)),
     ]

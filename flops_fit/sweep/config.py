@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from flops_fit.errors import PlanError
-from flops_fit.experiment import FlopsRule
+from flops_fit.experiment import FlopsRule, SeedsAt
 from flops_fit.shapes import WidthRule, shapes_of
 from flops_fit.units import Flops, Seconds
 
@@ -112,7 +112,9 @@ class SweepConfig:
         width: Makes the size parameter a depth that a width follows.
         flops: "6nd" for C = 6ND (default for tokens) or "counted" on the model (default for samples).
         flops_per_param_per_token: The 6 of C = 6ND.
-        seeds: Every cell is trained once for each.
+        seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
+            tells the noise between runs. [0] when not given.
+        seeds_at: Which budgets those are: "small" for the smaller half, or "all".
         min_steps: Cells with fewer optimiser steps are dropped.
         launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
             "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
@@ -138,6 +140,7 @@ class SweepConfig:
     flops: FlopsRule | None = None
     flops_per_param_per_token: float = 6.0
     seeds: list[int] | None = None
+    seeds_at: SeedsAt = "small"
     min_steps: int = 150
     launcher: LauncherName = "local"
     jobs: int | None = None

@@ -137,12 +137,6 @@ def test_runs_that_repeat_their_data_often_are_left_out_and_used_for_what_repeti
     assert "repeated_data" in {w.code for w in found.warnings}
 
 
-def test_noise_is_measured_where_cells_repeat(analysis):
-    assert analysis.noise is None
-    twice = pd.concat([sweep_table(seed=1), sweep_table(seed=2)]).assign(run_id=lambda t: range(len(t)))
-    assert analyze_runs(twice, n_bootstrap=20).noise == pytest.approx(0.003, rel=0.25)
-
-
 def test_the_summary_has_the_documented_keys_and_is_strict_json(analysis):
     document = json.loads(json.dumps(analysis.to_dict(), allow_nan=False))
     assert document["schema_version"] == 1

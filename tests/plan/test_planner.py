@@ -151,6 +151,23 @@ def test_every_cell_is_trained_once_for_each_seed() -> None:
     ]
 
 
+@pytest.mark.parametrize(("budgets", "repeated"), [([1e15], 1), ([1e15, 3e15], 1), (BUDGETS, 1), ([*BUDGETS, 3e16], 2)])
+def test_further_seeds_are_for_the_smaller_half_of_the_budgets(budgets: list[float], repeated: int) -> None:
+    once, some = plan(budgets, sizes=[500, 600]), plan(budgets, sizes=[500, 600], seeds=[0, 1, 2])
+    every = plan(budgets, sizes=[500, 600], seeds=[0, 1, 2], seeds_at="all")
+    assert Counter(e.compute_budget for e in some.repeats) == dict.fromkeys(budgets[:repeated], 4)
+    assert Counter(e.compute_budget for e in every.repeats) == dict.fromkeys(budgets, 4)
+    # Whatever was trained for fewer is a part of what is trained for more.
+    ids = [{e.experiment_id for e in p.experiments} for p in (once, some, every)]
+    assert ids[0] < ids[1] <= ids[2]
+    assert once.repeats == []
+
+
+def test_where_seeds_go_is_one_of_two_words() -> None:
+    with pytest.raises(PlanError, match="seeds_at='large' is unknown"):
+        plan(seeds=[0, 1], seeds_at="large")
+
+
 # What is left out ----------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +352,7 @@ def automatic(**changes: Any) -> SweepPlan:
         "flops": None,
         "flops_per_param_per_token": 6.0,
         "seeds": [0],
+        "seeds_at": "small",
         "min_steps": 150,
         "auto_batch": True,
     }

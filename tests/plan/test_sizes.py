@@ -51,6 +51,7 @@ def with_data(num_samples: int | None, budgets: Any = (1e15, 3e15, 1e16), **opti
         "flops": None,
         "flops_per_param_per_token": 6.0,
         "seeds": [0],
+        "seeds_at": "small",
         "min_steps": 150,
     }
     return make_planner(Net, budgets, num_samples=num_samples, **settings | options).grid()

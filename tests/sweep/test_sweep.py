@@ -94,6 +94,26 @@ def test_a_new_budget_trains_only_its_own_cells(copied: Path) -> None:
     assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C1.5e+07"}
 
 
+def test_seeds_join_a_sweep_and_its_runs_stay(copied: Path) -> None:
+    sweep = SweepDirectory(copied)
+    before = trained(sweep)
+    train_study(study(copied, seeds=[0, 1]))
+    after = trained(sweep)
+    assert {name: after[name] for name in before} == before
+    assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C1e+06"}  # the smaller half of three
+    table = read_runs(sweep)
+    pairs = table[table["compute_budget"] == 1e6].groupby("size")
+    assert (pairs["seed"].nunique() == 2).all()
+    assert (pairs["loss"].nunique() == 2).all()
+    assert (pairs["num_tokens"].nunique() == 1).all()
+    # Runs of seeds that are no longer asked for are neither trained again nor forgotten.
+    more = study(copied, seeds=[0, 1], seeds_at="all")
+    more.directory.open(more.plan.to_dict(), more.basis)
+    train_study(study(copied, seeds=[0, 1]))
+    assert trained(sweep) == after
+    assert len(SweepDirectory(copied).experiments()) == 18
+
+
 def test_another_rate_is_another_sweep_and_says_what_changed(copied: Path) -> None:
     with pytest.raises(PlanError, match=r"holds another sweep.*lr: 0\.01 -> 0\.02") as error:
         train_study(study(copied, lr=2e-2))
