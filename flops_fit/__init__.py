@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flops_fit.api import analyze as analyze
     from flops_fit.api import find_optimal as find_optimal
     from flops_fit.comparing import compare as compare
+    from flops_fit.coordinates import coordinate_check as coordinate_check
     from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
     from flops_fit.experiment import Experiment, SweepPlan
     from flops_fit.fit import Prediction, ScalingAnalysis
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from flops_fit.plan.planner import plan_sweep as plan_sweep
     from flops_fit.result import Result
     from flops_fit.train.module import ScalingModule
+    from flops_fit.transfer import CoordinateCheck
 
 __version__ = "0.1.0"
 
 # Each name is imported when it is first used: torch, pandas and matplotlib cost seconds that an answer does not need.
 _HOMES = {
     "Comparison": "flops_fit.fit.comparison",
+    "CoordinateCheck": "flops_fit.transfer",
     "DataError": "flops_fit.errors",
     "Experiment": "flops_fit.experiment",
     "FitError": "flops_fit.errors",
@@ -35,12 +38,14 @@ _HOMES = {
     "SweepPlan": "flops_fit.experiment",
     "analyze": "flops_fit.api",
     "compare": "flops_fit.comparing",
+    "coordinate_check": "flops_fit.coordinates",
     "find_optimal": "flops_fit.api",
     "plan_sweep": "flops_fit.plan.planner",
 }
 
 __all__ = [
     "Comparison",
+    "CoordinateCheck",
     "DataError",
     "Experiment",
     "FitError",
@@ -54,6 +59,7 @@ __all__ = [
     "SweepPlan",
     "analyze",
     "compare",
+    "coordinate_check",
     "find_optimal",
     "plan_sweep",
 ]

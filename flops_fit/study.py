@@ -19,6 +19,7 @@ from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.launchers.build import build_launcher, devices_of
 from flops_fit.sweep.orchestrator import Outcome, Progress, Selection, run_sweep
+from flops_fit.transfer import width_ratio
 
 if TYPE_CHECKING:
     from flops_fit.runs.directory import RunDirectory
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from flops_fit.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
+
+# Over so many times in width one rate may do where nothing transfers it.
+_ONE_RATE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     basis = json.loads(json.dumps(basis))
     tag = basis_hash(basis)
     experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
-    notes = data.notes + _group_warnings(plan, module)
+    notes = data.notes + _group_warnings(plan, module, recipe)
     module.check_metrics(module.net, data.example)  # of the smallest size
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
     twice = [name for name in shapes.names if name in plan.model_kwargs]
@@ -118,8 +122,8 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     return Study(recipe=recipe, config=config, plan=plan, basis=basis, num_samples=data.num_samples)
 
 
-def _group_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
-    """Parameters that nothing trains; one given rate over a wide range of sizes that nothing transfers."""
+def _group_warnings(plan: SweepPlan, module: ScalingModule, recipe: Recipe) -> list[str]:
+    """Parameters that nothing trains; one given rate over a wide range of widths that nothing transfers."""
     smallest = min(plan.experiments, key=lambda e: e.num_params)
     sizes = sorted({e.size_param_value for e in plan.experiments})
     net = module.build_network(**smallest.size_arguments(plan.size_param))
@@ -128,12 +132,25 @@ def _group_warnings(plan: SweepPlan, module: ScalingModule) -> list[str]:
     left_out = [name for name, p in net.named_parameters() if p.requires_grad and id(p) not in grouped]
     if left_out:
         return [f"the parameter groups leave out {', '.join(left_out[:3])}, which will not be trained"]
-    if callable(getattr(net, "param_groups", None)) or sizes[-1] <= 4 * sizes[0]:
+    ratio = _width_ratio(plan, recipe)
+    if ratio <= _ONE_RATE:
         return []
     return [
-        f"one learning rate, {module.lr:g}, for {plan.size_param} {sizes[0]} to {sizes[-1]}, and the model has no"
-        " param_groups(lr) that transfers it: the best rate falls with width, so the optimum may be biased"
+        f"one learning rate, {module.lr:g}, for {plan.size_param} {sizes[0]} to {sizes[-1]}, {ratio:.3g} times in"
+        " width, and no param_groups(lr) that transfers it: the best rate falls with width, so the optimum may be"
+        " biased"
     ]
+
+
+def _width_ratio(plan: SweepPlan, recipe: Recipe) -> float:
+    """How many times as wide as the smallest model the largest is, where nothing transfers the rate; else 1."""
+    from flops_fit.train.coordinates import parameter_shapes, sets_own_rates
+
+    by_size = sorted(plan.experiments, key=lambda e: e.num_params)
+    small, large = (e.size_arguments(plan.size_param) for e in (by_size[0], by_size[-1]))
+    if sets_own_rates(recipe.module(), small, large):
+        return 1.0
+    return width_ratio(*(parameter_shapes(recipe.module(), size) for size in (small, large)))
 
 
 def train_study(

@@ -17,9 +17,9 @@ PACKAGE = Path(flops_fit.__file__).parent
 # Floors of the house; an import goes down, never up, and within a floor only along the arrows below.
 FLOORS = [
     {"laws", "units", "errors"},
-    {"experiment", "shapes", "batch", "flops", "randomness"},
+    {"experiment", "shapes", "batch", "flops", "randomness", "transfer"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "result"},
+    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -33,6 +33,7 @@ ARROWS = {
     ("validation", "api"),
     ("validation", "study"),
     ("estimate", "study"),
+    ("coordinates", "study"),
     ("trial", "study"),
     ("trial", "simulation"),
     ("simulation", "api"),
@@ -43,7 +44,7 @@ ARROWS = {
     ("batch", "errors"),
     ("flops", "batch"),
 }
-TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report", "simulation")
+TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report", "simulation", "transfer")
 
 
 def _files() -> list[Path]:
@@ -128,6 +129,7 @@ def test_the_package_alone_loads_nothing() -> None:
 def test_public_names_are_those_that_are_promised() -> None:
     assert flops_fit.__all__ == [
         "Comparison",
+        "CoordinateCheck",
         "DataError",
         "Experiment",
         "FitError",
@@ -141,6 +143,7 @@ def test_public_names_are_those_that_are_promised() -> None:
         "SweepPlan",
         "analyze",
         "compare",
+        "coordinate_check",
         "find_optimal",
         "plan_sweep",
     ]

@@ -30,7 +30,7 @@ def test_a_check_reports_both_ends_and_leaves_nothing(
     assert "  width 3 (N = " in out
     assert "  width 8 (N = " in out
     assert ": 2 steps and an evaluation batch on cpu, loss " in out
-    assert "not checked: the 2 sizes in between; whether the learning rate suits every size" in out
+    assert "not checked: the 2 sizes in between; the data beyond the first batches" in out
     assert not list(own_temporary_folder.glob("flops-fit-*"))
     assert not (tmp_path / "out").exists()
 
@@ -42,7 +42,7 @@ def test_a_check_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     answer = json.loads(out)
     assert [c["size"] for c in answer["checked"]] == [4]
     assert answer["checked"][0]["device"] == "cpu"
-    assert "whether the learning rate suits every size" in answer["not_checked"]
+    assert "the data beyond the first batches" in answer["not_checked"]
 
 
 @pytest.mark.parametrize(

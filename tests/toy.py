@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from flops_fit.examples import GPT
+
 FEATURES = 8
 
 
@@ -122,3 +124,18 @@ class FailingAtSix(Net):
         if x.device.type != "meta" and self.head.in_features == 6:
             raise RuntimeError("width 6 always fails")
         return super().forward(x)
+
+
+class StandardGPT(GPT):
+    """The example's GPT in the standard parametrisation: weights by fan-in, one rate for all of them."""
+
+    param_groups = None  # type: ignore[assignment]
+
+    def __init__(self, d_model: int, n_layer: int = 2, vocab_size: int = 256, seq_len: int = 64) -> None:
+        super().__init__(d_model, n_layer, vocab_size, seq_len)
+        nn.init.normal_(self.head.weight, std=d_model**-0.5)
+        for block in self.blocks:
+            block.attention_scale **= 0.5
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.d_model * super().forward(ids)

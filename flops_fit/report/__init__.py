@@ -17,12 +17,16 @@ if TYPE_CHECKING:
         plot_residuals,
     )
     from flops_fit.report.tables import answer_text, optimal
+    from flops_fit.report.transfer import coordinate_table
+    from flops_fit.report.transfer_plots import plot_coordinates
 
 __all__ = [
     "answer_text",
     "comparison_text",
+    "coordinate_table",
     "figures",
     "optimal",
+    "plot_coordinates",
     "plot_frontier",
     "plot_gain",
     "plot_holdout",
@@ -34,7 +38,13 @@ __all__ = [
     "save_report",
 ]
 
-_HOME = {"answer_text": "tables", "optimal": "tables", "save_report": "html"}
+_HOME = {
+    "answer_text": "tables",
+    "coordinate_table": "transfer",
+    "optimal": "tables",
+    "plot_coordinates": "transfer_plots",
+    "save_report": "html",
+}
 _HOME |= dict.fromkeys(("comparison_text", "plot_gain", "plot_losses", "save_comparison"), "comparison")
 
 

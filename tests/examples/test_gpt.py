@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,11 +10,6 @@ import torch
 from torch import Tensor
 
 from flops_fit.examples import GPT, next_token_loss
-from flops_fit.examples.text import Windows, stdlib_bytes
-
-# Trained for four steps, the fastest way to see whether a width's updates are of the right size (the coordinate check
-# of Yang et al. 2022, arXiv:2203.03466, appendix D.1).
-WIDTHS, STEPS, LR = (32, 64, 128, 256), 4, 0.7
 
 
 def ids(batch: int = 4, time: int = 64, seed: int = 0) -> Tensor:
@@ -111,53 +105,3 @@ def test_activations_start_at_the_same_scale_at_every_width() -> None:
 
     assert scales(32) == pytest.approx(scales(256), rel=0.1)
     assert scales(256) == pytest.approx([1.0, 1.0], rel=0.3)
-
-
-def changes(d_model: int, seed: int, one_rate: float | None) -> dict[str, float]:
-    """RMS of the change, over the first steps, of the embedding, of each branch and of the logits."""
-    torch.manual_seed(seed)
-    model = GPT(d_model)
-    windows = Windows(stdlib_bytes()[0], seq_len=64, count=16)
-    x, y = (torch.stack(part) for part in zip(*windows.__getitems__(list(range(16))), strict=True))
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[[object, object, Tensor], None]:
-        return lambda module, args, output: seen.__setitem__(name, output.detach())
-
-    model.embedding.register_forward_hook(note("embedding"))
-    for i, block in enumerate(model.blocks):
-        block.out.register_forward_hook(note(f"attention {i}"))
-        block.down.register_forward_hook(note(f"mlp {i}"))
-    model.register_forward_hook(note("logits"))
-    groups = model.param_groups(LR) if one_rate is None else [{"params": model.parameters(), "lr": one_rate}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
-    before: dict[str, Tensor] = {}
-    for _ in range(STEPS):
-        loss = next_token_loss(model(x), y)
-        before = before or dict(seen)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        model(x)
-    return {name: (seen[name] - before[name]).square().mean().sqrt().item() for name in seen}
-
-
-def slopes(one_rate: float | None) -> dict[str, float]:
-    """Powers of width in the size of the updates, mean of two seeds."""
-    logs = [[{k: math.log(v) for k, v in changes(d, seed, one_rate).items()} for d in WIDTHS] for seed in (0, 1)]
-    means = {name: [np.mean([run[i][name] for run in logs]) for i in range(len(WIDTHS))] for name in logs[0][0]}
-    return {name: float(np.polyfit(np.log(WIDTHS), mean, 1)[0]) for name, mean in means.items()}
-
-
-@pytest.mark.slow
-def test_the_size_of_updates_does_not_depend_on_width() -> None:
-    found = slopes(one_rate=None)
-    assert abs(found.pop("embedding") + 0.5) < 0.1
-    assert all(abs(slope) < 0.2 for slope in found.values()), found
-
-
-@pytest.mark.slow
-def test_the_check_tells_a_rate_that_does_not_transfer() -> None:
-    found = slopes(one_rate=0.008)
-    assert all(slope > 0.5 for name, slope in found.items() if name.startswith("mlp")), found
