@@ -193,7 +193,8 @@ def _cut(records: NDArray[np.uint8]) -> tuple[Images, NDArray[np.int64]]:
 
 def _read_npz(path: Path) -> LabelledImages:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in _ARRAYS if name not in archive.files]
             if missing:
                 raise DataError(
