@@ -75,7 +75,7 @@ def analyze_table(table: Table, **options: Any) -> Result:
     analysis = analyze_runs(table.frame, **options)
     left_out = [Excluded(run, reason) for run, reason in table.dropped]
     analysis = dataclasses.replace(analysis, excluded=(*analysis.excluded, *left_out))
-    return Result(analysis, mapping=table.mapping, notes=tuple(table.notes))
+    return Result(analysis, mapping=table.mapping, notes=tuple(table.notes), table=table.frame)
 
 
 def _analyze_sweep(sweep: SweepDirectory, options: dict[str, Any]) -> Result:
@@ -89,7 +89,7 @@ def _analyze_sweep(sweep: SweepDirectory, options: dict[str, Any]) -> Result:
     carried = [Warning_("plan", text) for text in sweep.plan["warnings"]]
     analysis = dataclasses.replace(analysis, warnings=(*analysis.warnings, *carried))
     analysis.save(sweep.path)
-    return Result(analysis)
+    return Result(analysis, table=table, directory=sweep.path)
 
 
 def load(source: str | Path) -> ScalingAnalysis:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from flops_fit.errors import PlanError
+from flops_fit.markup import html_lines, html_table
+from flops_fit.units import format_count, format_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +153,20 @@ class SweepPlan:
             cells.add(cell)
         return again
 
+    def _repr_html_(self) -> str:
+        """A budget a row, for notebooks; every run is in ``to_frame()``."""
+        rows = []
+        for C in self.compute_budgets:
+            runs = [e for e in self.experiments if e.compute_budget == C]
+            if runs:
+                rows.append(
+                    [format_flops(C), len(runs), *_ranges(runs), format_flops(math.fsum(e.flops for e in runs))]
+                )
+        title = f"{self.model_cls_name}: {self.num_experiments} runs, {format_flops(self.total_flops)} FLOPs in all"
+        dropped = [f"{len(self.dropped)} cells were left out; see dropped"] if self.dropped else []
+        columns = ["budget", "runs", self.size_param, "parameters", self.unit, "FLOPs"]
+        return f"<p><b>{escape(title)}</b></p>{html_table(columns, rows)}{html_lines([*self.warnings, *dropped])}"
+
     def to_frame(self) -> pd.DataFrame:
         """One row per experiment."""
         import pandas as pd
@@ -161,6 +178,16 @@ class SweepPlan:
         values = asdict(replace(self, model_kwargs={})) | {"model_kwargs": _plain(self.model_kwargs)}
         values |= {"experiments": [e.to_dict() for e in self.experiments]}
         return values | {"num_experiments": self.num_experiments, "total_flops": self.total_flops}
+
+
+def _ranges(runs: list[Experiment]) -> list[str]:
+    """Size, N and D from the least to the most."""
+    sizes = sorted({e.size_param_value for e in runs})
+    ends = [str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"]
+    for values in ([e.num_params for e in runs], [e.num_tokens for e in runs]):
+        low, high = format_count(min(values)), format_count(max(values))
+        ends.append(low if low == high else f"{low} to {high}")
+    return ends
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,15 @@ from flops_fit.errors import FitError
 from flops_fit.experiment import SweepPlan
 from flops_fit.fit import Prediction, ScalingAnalysis
 from flops_fit.fit.what_if import WhatIf, over_trained, repeated, served
+from flops_fit.markup import html_lines, html_table
+from flops_fit.redaction import redacted
 from flops_fit.units import parse_flops
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from flops_fit.report import Recorded
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,16 @@ class Result:
         plan: The sweep they come from, or None for a table.
         mapping: Of a table: canonical column name to the table's own.
         notes: Of a table: what was assumed in reading it.
+        table: The runs, with all that was read of them; None for an analysis that was loaded.
+        directory: The sweep's directory, or None for a table.
     """
 
     analysis: ScalingAnalysis
     plan: SweepPlan | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    table: pd.DataFrame | None = field(default=None, compare=False)
+    directory: Path | None = None
 
     def predict(
         self,
@@ -50,11 +59,8 @@ class Result:
             tokens: Instead: the data that is to be the best [tokens or samples].
             loss: Instead: the loss to reach [nats/token].
         """
-        if isinstance(compute_budget, str):
-            try:
-                compute_budget = parse_flops(compute_budget)
-            except ValueError as error:
-                raise FitError(f"compute_budget: {error}") from None
+        if compute_budget is not None:
+            compute_budget = _flops(compute_budget)
         return self.analysis.predict(compute_budget, params=params, tokens=tokens, loss=loss)
 
     def over_train(self, compute_budget: float, tokens_per_param: float) -> WhatIf:
@@ -85,17 +91,76 @@ class Result:
         first = ["compute_budget", "num_params", "num_tokens", "loss", "tokens_per_param"]
         return table[[*first, *(c for c in table.columns if c not in first)]]
 
-    def plot(self) -> list[Figure]:
-        """The figures: IsoFLOP curves, optima against compute, loss frontier, residuals, hold-out."""
+    def plot(self, *, compute_budget: float | str | None = None, references: Sequence[str] = ()) -> list[Figure]:
+        """The figures: IsoFLOP curves, optima and loss against compute, what speaks for the laws, training.
+
+        Args:
+            compute_budget: A budget to mark in them, such as 1e21 or "10 PF-days" [FLOPs].
+            references: Published laws to draw beside: "chinchilla", "besiroglu", "llama3", "20x".
+        """
         from flops_fit.report import figures
 
-        return figures(self.analysis)
+        target = None if compute_budget is None else _flops(compute_budget)
+        return figures(self.analysis, target=target, references=references, recorded=self._recorded(None))
 
-    def report(self, folder: str | Path, *, command: str | None = None) -> Path:
-        """Write figures, tables and one self-contained page, which names the command; returns the page."""
+    def report(
+        self,
+        folder: str | Path,
+        *,
+        command: str | None = None,
+        compute_budget: float | str | None = None,
+        references: Sequence[str] = (),
+    ) -> Path:
+        """Write figures, tables, one self-contained page, and a text to paste; returns the page.
+
+        Args:
+            folder: Where to.
+            command: How the report was started, for the page.
+            compute_budget: As in ``plot``; also what the page's first sentence answers, instead of the largest budget.
+            references: As in ``plot``.
+        """
         from flops_fit.report import save_report
 
-        return save_report(self.analysis, folder, command=command)
+        target = None if compute_budget is None else _flops(compute_budget)
+        recorded = self._recorded(command)
+        return save_report(self.analysis, folder, recorded=recorded, target=target, references=references)
+
+    def _recorded(self, command: str | None) -> Recorded:
+        """What is known of the runs beside the analysis, without what looks like a credential."""
+        from flops_fit.report import Recorded
+
+        if self.directory is None:
+            return Recorded(command=command, table=self.table, mapping=self.mapping, notes=self.notes)
+        from flops_fit.runs.directory import SweepDirectory
+        from flops_fit.runs.records import read_config, read_curves, read_environments
+
+        sweep = SweepDirectory(self.directory)
+        config = read_config(sweep)
+        return Recorded(
+            name=self.directory.resolve().name,
+            command=command,
+            config=None if config is None else redacted(config),
+            plan=sweep.plan,
+            table=self.table,
+            curves=read_curves(sweep),
+            environments=tuple(read_environments(sweep)),
+        )
+
+    def _repr_html_(self) -> str:
+        """The answer in a sentence, the table, and the warnings, for notebooks."""
+        from flops_fit.report.tables import answer_sentence, answer_table
+
+        table = answer_table(self.analysis)
+        shown = html_table(list(table.columns), table.to_numpy().tolist())
+        warnings = html_lines(f"{w.message} [{w.code}]" for w in self.analysis.warnings)
+        return f"<p><b>{escape(answer_sentence(self.analysis))}</b></p>{shown}{warnings}"
 
     def __repr__(self) -> str:
         return f"Result({self.predict(self.analysis.largest_budget)!r})"
+
+
+def _flops(value: float | str) -> float:
+    try:
+        return parse_flops(value)
+    except ValueError as error:
+        raise FitError(f"compute_budget: {error}") from None

@@ -16,7 +16,7 @@ PACKAGE = Path(flops_fit.__file__).parent
 
 # Floors of the house; an import goes down, never up, and within a floor only along the arrows below.
 FLOORS = [
-    {"laws", "units", "errors"},
+    {"laws", "units", "errors", "markup", "redaction"},
     {"experiment", "shapes", "batch", "flops", "randomness", "transfer"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
     {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"},
@@ -44,7 +44,8 @@ ARROWS = {
     ("batch", "errors"),
     ("flops", "batch"),
 }
-TORCH_FREE = ("laws", "units", "errors", "experiment", "fit", "runs", "report", "simulation", "transfer")
+LIGHT_BASE = ("laws", "units", "errors", "markup", "redaction")
+TORCH_FREE = (*LIGHT_BASE, "experiment", "fit", "runs", "report", "simulation", "transfer")
 
 
 def _files() -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.main import GOOD, SOME_FAILED
-from flops_fit.cli.words import amount, parser_of, say
+from flops_fit.cli.words import amount, command_line, parser_of, say
 from flops_fit.errors import FlopsFitError
 from flops_fit.units import parse_count, parse_flops
 
@@ -101,11 +101,23 @@ def report(words: list[str]) -> int:
     parser = parser_of("report", json=False)
     _add_reading(parser)
     parser.add_argument("--output", "-o", help="folder to write; OUTPUT_DIR/report for a sweep, report for a table")
+    parser.add_argument(
+        "--compute", type=amount(parse_flops), help='the budget to answer for and to mark: "10 PF-days"'
+    )
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        choices=("chinchilla", "besiroglu", "llama3", "20x"),
+        help="a published law to draw beside the optima; may be given several times",
+    )
     own = parser.parse_args(words)
     folder = own.output or (Path(own.source) / "report" if Path(own.source).is_dir() else Path("report"))
+    command = command_line("report", words)
     result = _analyzed(own)
     print_answer(result)
-    print(f"\nreport: {result.report(folder, command='flops-fit report ' + ' '.join(words))}")
+    page = result.report(folder, command=command, compute_budget=own.compute, references=own.reference)
+    print(f"\nreport: {page}")
     return GOOD
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.main import GOOD
 from flops_fit.cli.sweep import quiet_libraries, sweep_options
-from flops_fit.cli.words import amount, say
+from flops_fit.cli.words import amount, command_line, say
 from flops_fit.laws import ParametricLaw
 from flops_fit.units import format_count, format_flops, parse_flops
 
@@ -44,7 +44,7 @@ def simulate(words: list[str]) -> int:
         runs.to_csv(own.output / "runs.csv", index=False)
         result.analysis.save(own.output)
         say(f"simulated runs: {own.output / 'runs.csv'}")
-        page = result.report(own.output / "report", command="flops-fit simulate " + " ".join(words))
+        page = result.report(own.output / "report", command=command_line("simulate", words))
         say(f"report: {page}")
     if own.json:
         told = {"schema_version": 1, "simulated": True, "truth": truth.to_dict(), "seed": own.seed}

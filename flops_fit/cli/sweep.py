@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.answers import print_answer
 from flops_fit.cli.main import GOOD, INTERRUPTED, SOME_FAILED
-from flops_fit.cli.words import amount, parser_of, say
+from flops_fit.cli.words import amount, command_line, parser_of, say
 from flops_fit.errors import FitError, FlopsFitError
 from flops_fit.runs.directory import RunState
 from flops_fit.sweep.ranks import is_extra_rank
@@ -70,7 +70,7 @@ def fit(words: list[str]) -> int:
     print_answer(result, as_json=own.json)
     page = study.directory.report / "report.html"
     if study.directory.analysis != before or not page.exists():  # drawing the same again takes seconds
-        result.report(page.parent, command="flops-fit fit " + " ".join(words))
+        result.report(page.parent, command=command_line("fit", words))
     say(f"report: {page}")
     return code
 

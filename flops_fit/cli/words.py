@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from flops_fit.cli.main import VERBS
 from flops_fit.errors import FlopsFitError
+from flops_fit.redaction import redacted_words
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +38,11 @@ def amount(parse: Callable[[str], float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def command_line(verb: str, words: Sequence[str]) -> str:
+    """The command as it can be given again in a shell, without what looks like a credential."""
+    return shlex.join(["flops-fit", verb, *redacted_words(words)])
 
 
 def say(text: str) -> None:

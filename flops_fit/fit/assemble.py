@@ -244,7 +244,7 @@ def _fresh(rows: Rows) -> tuple[Rows, list[Excluded]]:
     if not many.any() or (~many).sum() < 7:
         return rows, []
     reasons = [f"repeats its data {e:.3g} times; fresh tokens are what the laws are about" for e in epochs[many]]
-    return rows.take(~many), [Excluded(str(r), why) for r, why in zip(rows.run_id[many], reasons, strict=True)]
+    return rows.take(~many), rows.excluded(many, reasons)
 
 
 def _without_outliers(rows: Rows, rule: OutlierRule) -> tuple[Rows, Rows, list[Excluded]]:
@@ -258,5 +258,5 @@ def _without_outliers(rows: Rows, rule: OutlierRule) -> tuple[Rows, Rows, list[E
         found = []
     keep = np.ones(len(rows), bool)
     keep[[i for i, _ in found]] = False
-    excluded = [Excluded(str(rows.run_id[i]), f"outlier: {why}") for i, why in found]
+    excluded = rows.excluded([i for i, _ in found], [f"outlier: {why}" for _, why in found])
     return rows.take(keep), rows.take(~keep), excluded

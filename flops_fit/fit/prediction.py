@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from flops_fit.markup import html_lines, html_table
 from flops_fit.units import format_count, format_flops
 
 SCHEMA_VERSION = 1
@@ -93,6 +95,26 @@ class Prediction:
             "warnings": [w.to_dict() for w in self.warnings],
         }
         return dict(finite(document))
+
+    def _repr_html_(self) -> str:
+        """One row, for notebooks, and what to know before using it."""
+
+        def cell(name: str, value: float | None, form: Callable[[float], str]) -> str:
+            if value is None:
+                return "withheld"
+            low, high = self.ci.get(name, (value, value))
+            return form(value) + (f" ({form(low)} to {form(high)})" if name in self.ci else "")
+
+        columns = ["compute [FLOPs]", "parameters", self.unit, f"{self.unit} per parameter", "loss"]
+        row = [
+            format_flops(self.compute_budget),
+            cell("num_params", self.num_params, format_count),
+            cell("num_tokens", self.num_tokens, format_count),
+            cell("tokens_per_param", self.tokens_per_param, lambda v: f"{v:.3g}"),
+            cell("loss", self.loss, lambda v: f"{v:.4g}"),
+        ]
+        beyond = [f"{self.extrapolation:.3g} times the largest budget trained"] if self.extrapolation > 1.01 else []
+        return html_table(columns, [row]) + html_lines([*beyond, *(w.message for w in self.warnings)])
 
     def __str__(self) -> str:
         def said(name: str, value: float | None, form: Any) -> str:

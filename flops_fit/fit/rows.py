@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,20 @@ class Excluded:
     Attributes:
         run_id: Its name.
         reason: Why, in words.
+        num_params: Its size, for figures [parameters]; this and the rest are None where unknown.
+        num_tokens: Its data [tokens or samples].
+        flops: Its compute [FLOPs].
+        loss: Its loss [nats/token].
+        compute_budget: The budget it belongs to [FLOPs].
     """
 
     run_id: str
     reason: str
+    num_params: float | None = None
+    num_tokens: float | None = None
+    flops: float | None = None
+    loss: float | None = None
+    compute_budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,14 @@ class Rows:
         _, first, cell = np.unique(label, return_index=True, return_inverse=True)
         return np.argsort(np.argsort(first))[cell.ravel()]
 
+    def excluded(self, which: Any, reasons: Iterable[str]) -> list[Excluded]:
+        """Some of the rows as runs that are not fitted, one for each reason."""
+        part = self.take(which)
+        names = {"num_params": "N", "num_tokens": "D", "flops": "C", "loss": "L", "compute_budget": "budget"}
+        known = ({k: _known(getattr(part, v)[i]) for k, v in names.items()} for i in range(len(part)))
+        told = zip(part.run_id, reasons, known, strict=True)
+        return [Excluded(str(run), reason, **values) for run, reason, values in told]
+
     def thinned(self, most: int) -> Rows:
         """At most that many rows, evenly over compute and in order of it; the rows themselves where they are few."""
         if len(self) <= most:
@@ -101,6 +120,10 @@ class Rows:
         D = np.where(inside, rule.tokens(np.where(inside, self.budget, 1.0), self.N), self.D)
         L = self.L * law.loss(self.N, D) / law.loss(self.N, self.D)
         return replace(self, D=D, L=L, C=np.where(inside, self.budget, self.C))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) and value > 0 else None
 
 
 def select_rows(runs: pd.DataFrame, *, n_convention: str = "num_params") -> tuple[Rows, list[Excluded]]:
@@ -165,7 +188,7 @@ def select_rows(runs: pd.DataFrame, *, n_convention: str = "num_params") -> tupl
         mark(later, "not final: a row of the same run has as many tokens or more")
 
     keep = reasons == ""
-    excluded = [Excluded(r, reason) for r, reason in zip(run_id[~keep], reasons[~keep], strict=True)]
+    excluded = rows.excluded(~keep, reasons[~keep])
     if not keep.any():
         said = "; ".join(sorted({e.reason for e in excluded})) or "the table is empty"
         raise FitError(f"none of the {len(runs)} rows can be fitted: {said}")

@@ -7,43 +7,58 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flops_fit.report.comparison import comparison_text, plot_gain, plot_losses, save_comparison
-    from flops_fit.report.html import save_report
+    from flops_fit.report.folder import save_report
     from flops_fit.report.plots import (
         figures,
+        plot_curves,
+        plot_device_hours,
         plot_frontier,
         plot_holdout,
         plot_isoflop,
+        plot_leave_out,
         plot_optimum,
+        plot_qq,
         plot_residuals,
+        plot_surface,
     )
-    from flops_fit.report.tables import answer_text, optimal
+    from flops_fit.report.recorded import Recorded
+    from flops_fit.report.tables import answer_sentence, answer_text, optimal
     from flops_fit.report.transfer import coordinate_table
     from flops_fit.report.transfer_plots import plot_coordinates
 
 __all__ = [
+    "Recorded",
+    "answer_sentence",
     "answer_text",
     "comparison_text",
     "coordinate_table",
     "figures",
     "optimal",
     "plot_coordinates",
+    "plot_curves",
+    "plot_device_hours",
     "plot_frontier",
     "plot_gain",
     "plot_holdout",
     "plot_isoflop",
+    "plot_leave_out",
     "plot_losses",
     "plot_optimum",
+    "plot_qq",
     "plot_residuals",
+    "plot_surface",
     "save_comparison",
     "save_report",
 ]
 
 _HOME = {
+    "Recorded": "recorded",
+    "answer_sentence": "tables",
     "answer_text": "tables",
     "coordinate_table": "transfer",
     "optimal": "tables",
     "plot_coordinates": "transfer_plots",
-    "save_report": "html",
+    "save_report": "folder",
 }
 _HOME |= dict.fromkeys(("comparison_text", "plot_gain", "plot_losses", "save_comparison"), "comparison")
 

@@ -1,4 +1,4 @@
-"""What a reader needs to repeat a scaling study, answered from the analysis itself.
+"""What a reader needs to repeat a scaling study, answered from the analysis and from what the runs recorded.
 
 The questions follow the checklist of Li, Kudugunta and Zettlemoyer (2025), "(Mis)Fitting: A Survey of Scaling Laws",
 arXiv:2502.18969: the form of the law, how the models were trained, what was collected, how the law was fitted.
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from flops_fit.report.provenance import ASK, evaluated, loss_unit, origin, trained
+from flops_fit.report.recorded import Recorded
 from flops_fit.report.series import budgets_of, residual_series
 from flops_fit.report.tables import holdout_line, noise_line
 from flops_fit.units import format_count, format_flops
@@ -21,26 +23,26 @@ from flops_fit.units import format_count, format_flops
 if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
 
-# What only the owner of the runs can say.
-ASK = "not in the table: to be stated by the authors"
+__all__ = ["ASK", "checklist"]
 
 
-def checklist(analysis: ScalingAnalysis, command: str | None = None) -> pd.DataFrame:
-    """Part, question and answer; what the analysis cannot know says so.
+def checklist(analysis: ScalingAnalysis, recorded: Recorded | None = None) -> pd.DataFrame:
+    """Part, question and answer; what neither the analysis nor the runs know says so.
 
     Args:
         analysis: The fits.
-        command: How the analysis was started.
+        recorded: What is known of the runs beside.
     """
+    recorded = recorded or Recorded()
     parts = {
         "the law": _law(analysis),
-        "training": _training(analysis),
-        "data points": _points(analysis),
+        "training": _training(analysis) | trained(recorded),
+        "data points": _points(analysis, recorded),
         "fitting": _fitting(analysis),
-        "to repeat it": _repeat(command),
+        "to repeat it": _repeat(recorded),
     }
     return pd.DataFrame(
-        [{"part": part, "question": q, "answer": a} for part, items in parts.items() for q, a in items.items()]
+        [{"part": part, "question": q, "answer": a} for part, items in parts.items() for q, a in items.items() if a]
     )
 
 
@@ -82,24 +84,23 @@ def _training(analysis: ScalingAnalysis) -> dict[str, str]:
         "compute per run": f"{format_flops(rows.C.min())} to {format_flops(rows.C.max())} FLOPs",
         "budgets": f"{budgets.size}" if budgets.size else "none: no three runs share one",
         "is data repeated": repeated,
-        "architecture, shape and embeddings": ASK,
-        "data set and tokenizer": ASK,
-        "learning rate, batch size, schedule, and how they were tuned per size": ASK,
     }
 
 
-def _points(analysis: ScalingAnalysis) -> dict[str, str]:
+def _points(analysis: ScalingAnalysis, recorded: Recorded) -> dict[str, str]:
     rows = analysis.rows
     cells = pd.DataFrame({"N": rows.N, "D": rows.D}).value_counts()
     repeats = int((cells > 1).sum())
     return {
         "what is fitted": "one loss per run, the one at its end",
-        "loss": f"{rows.L.min():.4g} to {rows.L.max():.4g} nats, unless the table said otherwise",
+        "loss": f"{rows.L.min():.4g} to {rows.L.max():.4g}, in {loss_unit(recorded)}",
         "seeds": f"{repeats} of {len(cells)} cells (N, D) were run more than once; "
         + (noise_line(analysis) or "what differs between such runs is not known")
         if repeats
         else "every cell (N, D) was run once: the noise is judged by the fit alone",
-        "evaluation set": ASK,
+        "evaluation set": evaluated(recorded),
+        "columns of the table": ", ".join(f"{ours} = {theirs}" for ours, theirs in recorded.mapping.items()),
+        "assumed in reading it": "; ".join(recorded.notes),
         "runs left out": _left_out(analysis),
     }
 
@@ -131,16 +132,16 @@ def _fitting(analysis: ScalingAnalysis) -> dict[str, str]:
     }
 
 
-def _repeat(command: str | None) -> dict[str, str]:
+def _repeat(recorded: Recorded) -> dict[str, str]:
     return {
-        "command": command or "not recorded",
-        "fitted runs": "figures/isoflop.csv and runs.csv beside this page",
-        "versions": ", ".join(
+        "command": recorded.command or "not recorded",
+        "config": "below" if recorded.config else "",
+        "fitted runs": "runs.csv beside this page; what each figure shows is in figures/*.csv",
+        "versions of the analysis": ", ".join(
             [f"{name} {_version(name)}" for name in ("flops-fit", "numpy", "scipy", "pandas")]
             + [f"Python {platform.python_version()}"]
         ),
-        "code and checkpoints of the models": ASK,
-    }
+    } | origin(recorded)
 
 
 def _version(name: str) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.fit.candidates import Answer
+from flops_fit.fit.diagnostics import COMPARED_AT
 from flops_fit.fit.isoflop import BudgetStatus
-from flops_fit.laws import FloatArray
+from flops_fit.laws import FloatArray, ParametricLaw
 
 if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
@@ -24,6 +25,10 @@ ANSWERS = ("num_params", "num_tokens", "tokens_per_param", "loss")
 # How far beyond the data curves are drawn, as a factor of compute.
 _BEYOND = 100.0
 _ON_CURVE = 61
+# The plane of N and D: how far the frontier is followed on it [factor of compute], its margin, points on a side.
+_FRONTIER_BEYOND = 10.0
+_RIM = 1.6
+_ON_GRID = 41
 
 
 def budgets_of(analysis: ScalingAnalysis) -> FloatArray:
@@ -83,32 +88,27 @@ def _student(spare: int) -> float:
 
 
 def _excluded(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """Runs left out that can be drawn."""
-    rows = [
-        {
-            "kind": "excluded",
-            "run_id": run.run_id,
-            "compute_budget": getattr(run, "compute_budget", np.nan),
-            "num_params": getattr(run, "num_params", np.nan),
-            "loss": getattr(run, "loss", np.nan),
-            "reason": run.reason,
-        }
-        for run in analysis.excluded
-    ]
-    frame = pd.DataFrame(rows)
-    return frame[(frame["num_params"] > 0) & (frame["loss"] > 0) & (frame["loss"] < np.inf)] if rows else frame
+    """Runs left out of which the size is known; a loss that is not known stays missing."""
+    names = ("run_id", "reason", "compute_budget", "num_params", "num_tokens", "flops", "loss")
+    rows = [{name: getattr(run, name) for name in names} for run in analysis.excluded if run.num_params]
+    return pd.DataFrame(rows).assign(kind="excluded") if rows else pd.DataFrame()
 
 
-def optimum_series(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """The answers along compute, from the smallest run to a hundred times the largest budget.
+def optimum_series(analysis: ScalingAnalysis, target: float | None = None) -> pd.DataFrame:
+    """The answers along compute, from the smallest run to a hundred times the largest budget, or to the target.
+
+    Args:
+        analysis: The fits.
+        target: A budget to be answered in a row of its own, of kind "target" [FLOPs].
 
     Returns:
-        kind (headline, the name of another candidate, budget), compute_budget, num_params, num_tokens,
+        kind (headline, the name of another candidate, budget, target), compute_budget, num_params, num_tokens,
         tokens_per_param, loss, each answer with _low and _high (95 % interval), extrapolated.
     """
     largest = analysis.largest_budget
     smallest = min(float(analysis.rows.C.min()), largest)
-    parts = [answers(analysis, np.geomspace(smallest, largest * _BEYOND, _ON_CURVE)).assign(kind="headline")]
+    end = max(largest * _BEYOND, 2 * (target or 0.0))
+    parts = [answers(analysis, np.geomspace(smallest, end, _ON_CURVE)).assign(kind="headline")]
     C = parts[0]["compute_budget"].to_numpy()
     for name in rivals(analysis):
         N, loss = (_candidate(analysis, name, answer, C) for answer in FORETOLD)
@@ -122,6 +122,8 @@ def optimum_series(analysis: ScalingAnalysis) -> pd.DataFrame:
             part[f"{name}_low"], part[f"{name}_high"] = (center or np.nan) * np.exp([-half, half])
         half = t * (b.loss_se or np.nan)
         parts.append(part.assign(loss_low=(b.loss or np.nan) - half, loss_high=(b.loss or np.nan) + half))
+    if target is not None:
+        parts.append(answers(analysis, np.array([target])).assign(kind="target"))
     frame = _stacked(parts)
     frame["extrapolated"] = frame["compute_budget"] > largest * 1.01
     return frame[["kind", *(c for c in frame if c != "kind")]]
@@ -198,11 +200,67 @@ def holdout_series(analysis: ScalingAnalysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def all_series(analysis: ScalingAnalysis) -> dict[str, pd.DataFrame]:
-    """The data of every figure, by its name; only those that have any."""
-    optimum = optimum_series(analysis)
+def leave_out_series(analysis: ScalingAnalysis) -> pd.DataFrame:
+    """What leaving out each budget, and each size, does to the surface's answer beyond the data.
+
+    Returns:
+        what (budget, size), value (which one), n_runs, compute_budget (where they are compared), answer (num_params,
+        loss), change (answer without over answer with, minus 1), low and high (the surface's own 95 % interval, on
+        the same scale). Empty without a surface.
+    """
+    if analysis.parametric is None or not analysis.leave_one_out:
+        return pd.DataFrame()
+    C = COMPARED_AT * analysis.largest_budget
+    N, _ = analysis.parametric.law.optimum(C, analysis.rule)
+    whole = {"num_params": float(N), "loss": float(analysis.parametric.law.optimal_loss(C, analysis.rule))}
+    spread: dict[str, tuple[float, float]] = {}
+    if analysis.draws is not None and len(analysis.draws):
+        laws = ParametricLaw.from_logs(analysis.draws)
+        drawn = {"num_params": laws.optimum(C, analysis.rule)[0], "loss": laws.optimal_loss(C, analysis.rule)}
+        spread = {name: tuple(np.quantile(v, [0.025, 0.975]) / whole[name] - 1) for name, v in drawn.items()}
+    rows = []
+    for left in analysis.leave_one_out:
+        for answer in FORETOLD:
+            low, high = spread.get(answer, (np.nan, np.nan))
+            row = {"what": left.what, "value": left.value, "n_runs": left.n_runs, "compute_budget": C}
+            change = getattr(left, answer) / whole[answer] - 1
+            rows.append(row | {"answer": answer, "change": change, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def surface_series(analysis: ScalingAnalysis) -> pd.DataFrame:
+    """The surface L(N, D) on a grid around the runs and the frontier, with both.
+
+    Returns:
+        kind (grid, run, headline), compute_budget, num_params, num_tokens, loss, extrapolated. Empty without a surface.
+    """
+    if analysis.parametric is None:
+        return pd.DataFrame()
+    runs = analysis.runs[["compute_budget", "num_params", "num_tokens", "loss"]].assign(kind="run")
+    ends = (float(analysis.rows.C.min()), _FRONTIER_BEYOND * analysis.largest_budget)
+    path = answers(analysis, np.geomspace(*ends, _ON_CURVE))
+    path = path[["compute_budget", "num_params", "num_tokens", "loss", "extrapolated"]].assign(kind="headline")
+    axes = []
+    for name, own in (("num_params", analysis.rows.N), ("num_tokens", analysis.rows.D)):
+        told = path[name].to_numpy(float)
+        values = np.concatenate([own, told[np.isfinite(told) & (told < _FRONTIER_BEYOND * own.max())]])
+        axes.append(np.geomspace(values.min() / _RIM, values.max() * _RIM, _ON_GRID))
+    N, D = (a.ravel() for a in np.meshgrid(*axes))
+    grid = pd.DataFrame({"kind": "grid", "num_params": N, "num_tokens": D})
+    return _stacked([grid.assign(loss=analysis.parametric.law.loss(N, D)), runs, path])
+
+
+def all_series(analysis: ScalingAnalysis, *, target: float | None = None) -> dict[str, pd.DataFrame]:
+    """The data of every figure of an analysis, by the figure's name; only those that have any.
+
+    Args:
+        analysis: The fits.
+        target: As in ``optimum_series``.
+    """
+    optimum = optimum_series(analysis, target)
     series = {"isoflop": isoflop_series(analysis), "optimum": optimum, "frontier": optimum}
     series |= {"residuals": residual_series(analysis), "holdout": holdout_series(analysis)}
+    series |= {"leave_out": leave_out_series(analysis), "surface": surface_series(analysis)}
     return {name: frame for name, frame in series.items() if not frame.empty}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -24,6 +26,8 @@ MARKERS = "osD^vhp<>d8H"
 MOST_IN_LEGEND = 12
 # More points than this are drawn as one picture, also in PDF and SVG.
 _MANY = 2000
+# Lines that are told apart by their dashes.
+DASHES: tuple[Any, ...] = ((0, (6, 2)), (0, (6, 2, 1, 2)), (0, (2, 2)), (0, (8, 2, 1, 2, 1, 2)))
 LABELS = {
     "num_params": "parameters N",
     "num_tokens": "{unit} D",
@@ -44,11 +48,30 @@ def legend_below(figure: Figure) -> None:
     """One legend for all panels."""
     named = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if named:
-        # A letter is about a twelfth of an inch; a legend does not wrap by itself.
-        columns = max(1, int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, named)))))
+        # A small letter is about a fourteenth of an inch; a legend does not wrap by itself.
+        columns = max(1, int(figure.get_figwidth() / (0.55 + 0.072 * max(map(len, named)))))
         figure.legend(
-            named.values(), named.keys(), loc="outside lower center", ncols=min(columns, len(named)), frameon=False
+            named.values(),
+            named.keys(),
+            loc="outside lower center",
+            ncols=min(columns, len(named)),
+            frameon=False,
+            fontsize="small",
+            columnspacing=1.4,
+            handletextpad=0.6,
+            labelspacing=0.35,
         )
+
+
+@contextmanager
+def own_axes(ax: Axes | None, size: tuple[float, float]) -> Iterator[Axes]:
+    """The axes to draw into; where none are given, those of a new figure, with a legend below at the end."""
+    if ax is not None:
+        yield ax
+        return
+    figure = Figure(figsize=size, layout="constrained")
+    yield figure.subplots()
+    legend_below(figure)
 
 
 def new_axes(size: tuple[float, float]) -> Axes:
@@ -65,6 +88,13 @@ def compute_scale(C: FloatArray) -> ScalarMappable:
     """Colours for compute: viridis without its palest end, which white paper swallows."""
     shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
     low, high = float(C.min()), float(C.max())
+    return ScalarMappable(LogNorm(low, high if high > low else 1.01 * low), shades)
+
+
+def size_scale(N: FloatArray) -> ScalarMappable:
+    """Colours for sizes: another ramp than that of compute, so that the two are not taken for each other."""
+    shades = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
+    low, high = float(N.min()), float(N.max())
     return ScalarMappable(LogNorm(low, high if high > low else 1.01 * low), shades)
 
 
@@ -100,6 +130,23 @@ def draw_dots(
         )
 
 
+def draw_left_out(ax: Axes, excluded: pd.DataFrame, x: str) -> None:
+    """Runs left out, hollow; those above the frame, or without a loss, at its rim: they must not squeeze the rest."""
+    low, high = ax.get_ylim()
+    loss = excluded["loss"].to_numpy(float)
+    rim = high - 0.03 * (high - low)
+    inside = (loss >= low) & (loss <= rim)
+    at = excluded[x].to_numpy(float)
+    style: dict[str, Any] = {"mfc": "none", "mec": ORANGE, "mew": 1.3, "ls": "", "zorder": 4}
+    if inside.any():
+        ax.plot(at[inside], loss[inside], "o", ms=8, label="left out", **style)
+        ax.plot(at[inside], loss[inside], "x", ms=4.5, mec=ORANGE, ls="", zorder=4)
+    if not inside.all():
+        y = np.where(loss < low, low + 0.03 * (high - low), rim)
+        ax.plot(at[~inside], y[~inside], "^", ms=8, label="left out, off the frame", **style)
+    ax.set_ylim(low, high)
+
+
 def frame_losses(ax: Axes, runs: FloatArray, drawn: FloatArray) -> None:
     """Limits that show the runs, whatever a curve or one lost run does."""
     low = min(float(np.min(runs)), float(np.nanmin(drawn)))
@@ -118,9 +165,8 @@ def count_axis(ax: Axes, which: str, quantity: str, unit: str) -> None:
     decades = np.log10(high / low)
     if quantity == "flops":
         axis.set_minor_formatter(NullFormatter())  # on a short axis they would stand on each other
-        if decades < 1.7:
-            axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=20))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 1.7 else (1.0,), numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
         return
     steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
     axis.set_major_locator(

@@ -19,20 +19,25 @@ if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
 
 BEYOND = "beyond the data"
+ASKED = "asked for"
 CANDIDATES_SAY = (
     "candidates, by the budgets hidden from them: error on the largest, rms per factor e of compute, weight"
 )
 _MOST_ROWS = 14
+_MOST_REASONS = 20
 _UNKNOWN = (math.nan, math.nan)
 
 
-def optimal(analysis: ScalingAnalysis, compute_budgets: Iterable[float] | None = None) -> pd.DataFrame:
+def optimal(
+    analysis: ScalingAnalysis, compute_budgets: Iterable[float] | None = None, *, target: float | None = None
+) -> pd.DataFrame:
     """The best model for each budget, in full precision.
 
     Args:
         analysis: The fits.
         compute_budgets: FLOPs; None for the budgets of the data (powers of ten where there are none) and two decades
             beyond.
+        target: With None: one more [FLOPs].
 
     Returns:
         As ``series.answers``.
@@ -43,25 +48,65 @@ def optimal(analysis: ScalingAnalysis, compute_budgets: Iterable[float] | None =
         if not inside.size:
             first = math.ceil(math.log10(float(analysis.rows.C.min())))
             inside = np.array([10.0**p for p in range(first, math.floor(math.log10(largest)) + 1)] or [largest])
-        compute_budgets = [*inside, 10 * largest, 100 * largest]
+        compute_budgets = sorted({*inside.tolist(), 10 * largest, 100 * largest, *([] if target is None else [target])})
     return answers(analysis, np.asarray(list(compute_budgets), float))
 
 
-def answer_table(analysis: ScalingAnalysis, compute_budgets: Iterable[float] | None = None) -> pd.DataFrame:
+def answer_table(
+    analysis: ScalingAnalysis, compute_budgets: Iterable[float] | None = None, *, target: float | None = None
+) -> pd.DataFrame:
     """``optimal`` for the eye: each answer with its 95 % interval; of many budgets an even choice."""
-    frame = optimal(analysis, compute_budgets)
+    frame = optimal(analysis, compute_budgets, target=target)
+    asked = (frame["compute_budget"] == target).to_numpy(bool)
     if compute_budgets is None and len(frame) > _MOST_ROWS:
-        even = np.linspace(0, len(frame) - 3, _MOST_ROWS - 2).round().astype(int)
-        frame = frame.iloc[[*even.tolist(), -2, -1]]
+        beyond = int(frame["extrapolated"].sum())
+        even = np.linspace(0, len(frame) - 1 - beyond, _MOST_ROWS - beyond).round().astype(int)
+        kept = np.unique([*even, *range(len(frame) - beyond, len(frame)), *np.flatnonzero(asked)])
+        frame, asked = frame.iloc[kept], asked[kept]
     columns = {
         "compute_budget": [format_flops(C) for C in frame["compute_budget"]],
         "num_params": _column(frame, "num_params", counted),
         "num_tokens": _column(frame, "num_tokens", counted),
         "tokens_per_param": _column(frame, "tokens_per_param", rounded),
         "loss": _column(frame, "loss", rounded),
-        "": [BEYOND if far else "" for far in frame["extrapolated"]],
+        "": [
+            ", ".join([ASKED] * bool(is_target) + [BEYOND] * bool(far))
+            for is_target, far in zip(asked, frame["extrapolated"], strict=True)
+        ],
     }
     return pd.DataFrame(columns)
+
+
+def answer_sentence(analysis: ScalingAnalysis, target: float | None = None) -> str:
+    """The answer in one sentence, with its intervals.
+
+    Args:
+        analysis: The fits.
+        target: The budget to answer for [FLOPs]; None for the largest that was trained.
+    """
+    C = analysis.largest_budget if target is None else target
+    row = answers(analysis, np.array([C])).iloc[0]
+    ratio = C / analysis.largest_budget
+    if abs(ratio - 1) <= 0.01:
+        where = "the largest budget trained"
+    elif ratio > 1:
+        where = f"{ratio:.3g} times the largest budget trained"
+    else:
+        where = "inside the budgets trained" if C >= float(analysis.rows.C.min()) else "below every budget trained"
+    start = f"With {format_flops(C)} FLOPs, {where}, "
+    if not math.isfinite(row["num_params"]):
+        end = "" if not math.isfinite(row["loss"]) else f"; the lowest loss is {_said(row, 'loss', rounded)}"
+        return f"{start}the best size cannot be told from these runs{end}."
+    size, data = _said(row, "num_params", counted), _said(row, "num_tokens", counted)
+    text = f"{start}the best model has {size} parameters and is trained on {data} {analysis.unit}"
+    text += f", {_said(row, 'tokens_per_param', rounded)} per parameter"
+    if not math.isfinite(row["loss"]):
+        return f"{text}; what loss it reaches cannot be told from these runs."
+    return f"{text}, to reach a loss of {_said(row, 'loss', rounded)}."
+
+
+def _said(row: pd.Series, name: str, form: Callable[[float, float, float], str]) -> str:
+    return form(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
 
 
 def _column(frame: pd.DataFrame, name: str, form: Callable[[float, float, float], str]) -> list[str]:
@@ -208,6 +253,18 @@ def noise_line(analysis: ScalingAnalysis) -> str | None:
 def excluded_table(analysis: ScalingAnalysis) -> pd.DataFrame:
     """Runs that were not fitted, and why."""
     return pd.DataFrame([{"run": e.run_id, "reason": e.reason} for e in analysis.excluded])
+
+
+def left_out_table(analysis: ScalingAnalysis) -> pd.DataFrame:
+    """``excluded_table`` for the eye: of many runs with one reason the first, and how many there are."""
+    counts = Counter(e.reason for e in analysis.excluded)
+    rows = [
+        {"runs": str(n), "the first": _first(analysis, reason), "reason": reason} for reason, n in counts.most_common()
+    ]
+    shown = rows[:_MOST_REASONS]
+    if others := sum(int(row["runs"]) for row in rows[_MOST_REASONS:]):
+        shown.append({"runs": str(others), "the first": "", "reason": "other reasons: see left_out.csv"})
+    return pd.DataFrame(shown)
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flops_fit.redaction import redacted_words
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.runs.files import write_json
 
@@ -29,17 +28,6 @@ _VARIABLES = (
     "SLURM_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
     "RAY_JOB_ID",
-)
-
-_REDACTED = "[redacted]"
-_SECRET_WORD = r"(?:key|apikey|token|secret|password|passwd|pwd|credentials?|auth)"
-_SECRET_NAME = rf"(?:[\w.-]*[_.-])?{_SECRET_WORD}(?:[_-]\w+)?"
-_SECRET_OPTION = re.compile(rf"--?{_SECRET_NAME}", re.IGNORECASE)
-_SECRET_VALUE = re.compile(rf"""(?<![\w.])({_SECRET_NAME}["']?\s*[:=]\s*["']?)[^\s"',}}\]&]+""", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(\w://)[^/@\s]+@")
-# What services hand out, recognisable without a name beside it.
-_SECRET = re.compile(
-    r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|ya29\.|eyJ)[\w.-]{8,}|\b[0-9a-fA-F]{40,}\b"
 )
 
 
@@ -78,21 +66,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def origin(folder: Path) -> dict[str, Any]:
     """What started a sweep: the git state of the folder it was started in, and the command; taken once a call."""
-    return {"git": git_state(folder), "command": redacted(sys.argv)}
-
-
-def redacted(words: Sequence[str]) -> list[str]:
-    """A command line without what looks like a credential: by the name beside it, or by its form."""
-    clean, secret_follows = [], False
-    for word in words:
-        if secret_follows and not word.startswith("--"):
-            clean.append(_REDACTED)
-            secret_follows = False
-            continue
-        secret_follows = _SECRET_OPTION.fullmatch(word) is not None
-        word = _USER_IN_URL.sub(rf"\1{_REDACTED}@", word)
-        clean.append(_SECRET.sub(_REDACTED, _SECRET_VALUE.sub(rf"\1{_REDACTED}", word)))
-    return clean
+    return {"git": git_state(folder), "command": redacted_words(sys.argv)}
 
 
 def environment() -> dict[str, Any]:
@@ -144,5 +118,5 @@ def write_environment(run: RunDirectory, started_by: dict[str, Any] | None) -> N
         run: Where to.
         started_by: What ``origin`` said where the sweep was started; None where a run is started by itself.
     """
-    started_by = started_by or {"git": None, "command": redacted(sys.argv)}
+    started_by = started_by or {"git": None, "command": redacted_words(sys.argv)}
     write_json(run.path / "env.json", environment() | started_by)

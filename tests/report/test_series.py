@@ -72,4 +72,5 @@ def test_hold_out_errors_are_relative(analysis: ScalingAnalysis) -> None:
 
 
 def test_every_figure_has_its_data(analysis: ScalingAnalysis) -> None:
-    assert set(all_series(analysis)) == {"isoflop", "optimum", "frontier", "residuals", "holdout"}
+    names = {"isoflop", "optimum", "frontier", "residuals", "holdout", "leave_out", "surface"}
+    assert set(all_series(analysis)) == names

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from flops_fit.redaction import redacted_words
 from flops_fit.runs.directory import RunDirectory
 from flops_fit.train import environment as module
-from flops_fit.train.environment import environment, git_state, origin, redacted, write_environment
+from flops_fit.train.environment import environment, git_state, origin, write_environment
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -84,7 +85,7 @@ def test_a_git_that_hangs_does_not_hold_a_sweep_up(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_what_looks_like_a_credential_is_left_out(words: list[str]) -> None:
-    clean = redacted(["flops-fit", *words])
+    clean = redacted_words(["flops-fit", *words])
     assert "hunter2" not in " ".join(clean)
     assert "[redacted]" in " ".join(clean)
     assert len(clean) == len(words) + 1
@@ -99,7 +100,7 @@ def test_what_looks_like_a_credential_is_left_out(words: list[str]) -> None:
     ],
 )
 def test_an_ordinary_command_is_kept_as_it_was(words: list[str]) -> None:
-    assert redacted(words) == words
+    assert redacted_words(words) == words
 
 
 def test_env_json_says_machine_and_source_and_nothing_of_the_environment(
