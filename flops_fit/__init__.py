@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from flops_fit.fit.comparison import Comparison
     from flops_fit.plan.planner import plan_sweep as plan_sweep
     from flops_fit.result import Result
+    from flops_fit.train.adapter import LightningAdapter
     from flops_fit.train.module import ScalingModule
+    from flops_fit.train.token_bin import TokenBin
     from flops_fit.transfer import CoordinateCheck
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ _HOMES = {
     "Experiment": "flops_fit.experiment",
     "FitError": "flops_fit.errors",
     "FlopsFitError": "flops_fit.errors",
+    "LightningAdapter": "flops_fit.train.adapter",
     "PlanError": "flops_fit.errors",
     "Prediction": "flops_fit.fit",
     "Result": "flops_fit.result",
@@ -36,6 +39,7 @@ _HOMES = {
     "ScalingAnalysis": "flops_fit.fit",
     "ScalingModule": "flops_fit.train.module",
     "SweepPlan": "flops_fit.experiment",
+    "TokenBin": "flops_fit.train.token_bin",
     "analyze": "flops_fit.api",
     "compare": "flops_fit.comparing",
     "coordinate_check": "flops_fit.coordinates",
@@ -50,6 +54,7 @@ __all__ = [
     "Experiment",
     "FitError",
     "FlopsFitError",
+    "LightningAdapter",
     "PlanError",
     "Prediction",
     "Result",
@@ -57,6 +62,7 @@ __all__ = [
     "ScalingAnalysis",
     "ScalingModule",
     "SweepPlan",
+    "TokenBin",
     "analyze",
     "compare",
     "coordinate_check",

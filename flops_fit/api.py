@@ -151,7 +151,8 @@ def find_optimal(
     Plans a sweep, trains every run that ``output_dir`` does not hold yet, fits the laws, and answers.
 
     Args:
-        model_cls: Class or factory function of an ``nn.Module`` with ``num_params() -> int``.
+        model_cls: Class or factory function of an ``nn.Module`` with ``num_params() -> int``; or a LightningModule's
+            class, which without ``loss_fn`` is trained by its own steps and optimizer (``LightningAdapter``).
         model_size_param: The argument of it that sets the size.
         compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days" [FLOPs].
         model_kwargs: Other arguments of the model.
@@ -210,6 +211,7 @@ def find_optimal(
     from flops_fit.plan.count import constructor
     from flops_fit.plan.planner import plan_sweep
     from flops_fit.study import plan_study, train_study
+    from flops_fit.train.adapter import module_class
     from flops_fit.train.module import ScalingModule, check_loss
     from flops_fit.train.recipe import PythonRecipe
     from flops_fit.train.reference import is_loading_script
@@ -222,6 +224,7 @@ def find_optimal(
     budgets = [_flops(b) for b in compute_budgets]
     if loss_fn is not None:
         check_loss(loss_fn)
+    module_cls = module_cls or module_class(model_cls, loss_fn)
     has_loss = loss_fn is not None or module_cls is not None
     if dataset is None or not has_loss:
         return plan_sweep(

@@ -69,6 +69,7 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     from flops_fit.train.guard import check_trainer
     from flops_fit.train.loggers import check_loggers
     from flops_fit.train.recipe import basis_hash
+    from flops_fit.train.vocabulary import check_vocabulary
 
     trainer = recipe.trainer()
     check_trainer(trainer)
@@ -113,8 +114,11 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
     basis = json.loads(json.dumps(basis))
     tag = basis_hash(basis)
     experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
-    notes = data.notes + _group_warnings(plan, module, recipe)
+    notes = data.notes + _group_warnings(plan, module, recipe) + module.remarks()
     module.check_metrics(module.net, data.example)  # of the smallest size
+    if plan.unit == "tokens":
+        smallest = min(plan.experiments, key=lambda e: e.num_params)
+        check_vocabulary(module, smallest.size_arguments(plan.size_param), data)
     plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
     twice = [name for name in shapes.names if name in plan.model_kwargs]
     if twice:

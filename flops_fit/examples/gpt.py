@@ -93,6 +93,8 @@ class GPT(nn.Module):
         self, d_model: int, n_layer: int = 2, vocab_size: int = 256, seq_len: int = 64, head_dim: int = 16
     ) -> None:
         super().__init__()
+        if seq_len < 2:
+            raise ValueError(f"seq_len={seq_len} must be 2 or more")
         self.d_model, self.n_layer = d_model, n_layer
         num_heads = _num_heads(d_model, head_dim)
         half = d_model // num_heads // 2
@@ -124,6 +126,8 @@ class GPT(nn.Module):
         return [embedding, {"params": [self.head.weight], "lr": lr}, *hidden]
 
     def forward(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] > len(self.cos):
+            raise ValueError(f"inputs of {ids.shape[1]} tokens are longer than the model's seq_len={len(self.cos)}")
         x = self.embedding(ids)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for block in self.blocks:

@@ -6,14 +6,15 @@ comes from numpy and constants made on the CPU. A real build suits everything, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from flops_fit.batch import batch_samples, split_batch
@@ -73,6 +74,26 @@ def _fake_step(model: nn.Module, loss: Loss, batch: Any) -> StepFlops:
         return count_step(model, loss, batch, mode.from_tensor)
 
 
+class _CopiesAreClones(TorchFunctionMode):
+    """Lets fake tensors be deep-copied, as torchmetrics does with its states.
+
+    torch copies their storage, which they have none of: it fails, and what is left crashes the interpreter when it is
+    collected.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _fake_place() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True), _CopiesAreClones():
+        yield
+
+
 def _real_step(model: nn.Module, loss: Loss, batch: Any) -> StepFlops:
     samples = batch_samples(batch)
     few = split_batch(batch, samples // 2 if samples % 2 == 0 else samples)[0]  # one alone is too few for a batch norm
@@ -84,7 +105,7 @@ def _real_step(model: nn.Module, loss: Loss, batch: Any) -> StepFlops:
 
 
 META = Rung("on the meta device", lambda: torch.device("meta"), _meta_step)
-FAKE = Rung("with fake tensors", lambda: FakeTensorMode(allow_non_fake_inputs=True), _fake_step)
+FAKE = Rung("with fake tensors", _fake_place, _fake_step)
 MOVED = Rung("for real, on the CPU", nullcontext, _meta_step, is_real=True)
 REAL = Rung("for real, on the CPU", nullcontext, _real_step, is_real=True)
 # What needs real numbers in its constructor may not need them in a step.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import lightning.pytorch as pl
@@ -46,6 +47,7 @@ class SweepData:
         is_stateful: Whether the loader's own state goes into checkpoints.
         is_random: Whether samples draw random numbers when they are read.
         bytes_per_token: What one token stands for on average, where the data says so [bytes].
+        source: What the user brought, for what else it says of itself.
     """
 
     train: DataLoader[Any]
@@ -56,6 +58,7 @@ class SweepData:
     is_stateful: bool = False
     is_random: bool = False
     bytes_per_token: float | None = None
+    source: Any = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -72,6 +75,11 @@ class SweepData:
     def num_samples(self) -> int | None:
         """Training samples, where the data set has a length."""
         return data_length(self.train.dataset)
+
+    def max_token_id(self) -> int:
+        """The largest token id: what the user's data says in an attribute of this name, or that of the first batch."""
+        ids, said = batch_inputs(self.example), getattr(self.source, "max_token_id", None)
+        return int(said) if isinstance(said, Integral) else int(ids.max())
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch that the data cannot fill.
@@ -187,6 +195,7 @@ def _sweep_data(source: Any, val: Any, batch_size: int | None) -> SweepData:
         is_stateful=has_state(train) and not own_order,
         is_random=is_random,
         bytes_per_token=_bytes_per_token(source),
+        source=source,
         notes=notes,
     )
     if batch is not None:

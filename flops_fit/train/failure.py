@@ -22,6 +22,8 @@ _LIBRARIES = sys.stdlib_module_names | {
     "numpy",
     "jsonargparse",
 }
+# What torch's embedding says of an index that it has no row for.
+_NO_ROW = "index out of range in self"
 # Full, over quota, read-only, broken, gone: the disk's fault and not the code's.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
@@ -29,6 +31,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 def failure_details(error: Exception) -> dict[str, Any]:
     """What ``state.json`` holds of a failure: message, traceback, and cause."""
     message = str(error) if isinstance(error, FlopsFitError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, IndexError) and str(error) == _NO_ROW:
+        message += " (a token id is not smaller than the model's vocabulary: an embedding has no row for it)"
     trace = "".join(traceback.format_exception(error))
     return {"error": message, "traceback": trace, "cause": cause_of(error)}
 

@@ -141,6 +141,10 @@ class ScalingModule(pl.LightningModule):
         own = getattr(self.net, "param_groups", None)
         return list(own(self.lr)) if callable(own) else [{"params": list(self.net.parameters()), "lr": self.lr}]
 
+    def remarks(self) -> list[str]:
+        """What the user should be told before anything is trained; asked with the smallest network in ``net``."""
+        return []
+
     def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW; fused, except where a gradient scaler rules that out."""
         fused = self._trainer is None or str(self.trainer.precision) != "16-mixed"
