@@ -42,3 +42,23 @@ def test_a_subclass_of_scaling_module_used_through_yaml(tmp_path: Path) -> None:
     assert len(results) == 6
     assert all(0 < result["metrics"]["accuracy"] < 1 for result in results)
     assert "accuracy" in (tmp_path / "outputs" / "nadam_gpt" / "runs.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_command_line_of_ones_own_round_find_optimal(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "cli_wrapper.py"), "3e7", "9e7", "--samples", "40000"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    planned = run("--plan")
+    assert planned.returncode == 0, planned.stderr
+    assert "num_tokens" in planned.stdout
+    assert not (tmp_path / "outputs").exists()
+    done = run("--width", "8", "12", "16", "24", "--target", "1e9")
+    assert done.returncode == 1, done.stderr  # two budgets are too few to be trusted
+    assert (tmp_path / "outputs" / "cli_wrapper" / "report" / "report.html").is_file()
+    wrong = run("--width", "0")
+    assert wrong.returncode == 2
+    assert "positive whole numbers" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
