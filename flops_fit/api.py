@@ -14,11 +14,10 @@ from flops_fit.fit import ScalingAnalysis, Warning_, analyze_runs
 from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
-from flops_fit.runs.table import read_runs, write_runs
 from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import LauncherName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.sweep.ranks import is_extra_rank
-from flops_fit.units import Flops, Seconds
+from flops_fit.units import Count, Flops, Seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from flops_fit.batch import Unit
     from flops_fit.runs.rows import Table
     from flops_fit.study import Study
-    from flops_fit.sweep.orchestrator import Progress
+    from flops_fit.sweep.progress import Progress
     from flops_fit.train.module import ScalingModule, Schedule
 
 logger = logging.getLogger(__name__)
@@ -79,6 +78,8 @@ def analyze_table(table: Table, **options: Any) -> Result:
 
 
 def _analyze_sweep(sweep: SweepDirectory, options: dict[str, Any]) -> Result:
+    from flops_fit.runs.table import read_runs, write_runs
+
     table = read_runs(sweep)
     if not (table["state"] == "completed").any():
         raise FitError(
@@ -271,16 +272,16 @@ def find_optimal(
         compute_budgets=budgets,
         output_dir=Path(output_dir),
         num_sizes_per_budget=num_sizes_per_budget,
-        min_size=min_size,
-        max_size=max_size,
+        min_size=None if min_size is None else Count(min_size),
+        max_size=None if max_size is None else Count(max_size),
         sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
-        size_multiple=size_multiple,
+        size_multiple=None if size_multiple is None else Count(size_multiple),
         width=shapes.width,
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=list(seeds),
         seeds_at=seeds_at,
-        min_steps=min_steps,
+        min_steps=Count(min_steps),
         launcher=launcher,
         jobs=jobs,
         runs_per_gpu=runs_per_gpu,

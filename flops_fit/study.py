@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from flops_fit.runs.files import write_atomic
 from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.launchers.build import build_launcher, devices_of
-from flops_fit.sweep.orchestrator import Outcome, Progress, Selection, run_sweep
+from flops_fit.sweep.orchestrator import Outcome, Selection, run_sweep
+from flops_fit.sweep.progress import Progress
 from flops_fit.transfer import width_ratio
 
 if TYPE_CHECKING:
@@ -211,7 +213,8 @@ def prepared(study: Study) -> Launcher:
 
     def train(run: RunDirectory) -> RunState | None:
         try:
-            return train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
+            with _logged(run):
+                return train_run(run, experiments[run.run_id], partial(run_parts, study.recipe, facts))
         except RunError as error:  # its directory is in use or cannot be written; the others go on
             logger.error("%s", error)
             return None
@@ -230,6 +233,24 @@ def prepared(study: Study) -> Launcher:
         if run.state() is not RunState.COMPLETED:
             write_run_config(run, experiment, config, facts)
     return launcher
+
+
+@contextlib.contextmanager
+def _logged(run: RunDirectory) -> Iterator[None]:
+    """What a run that is trained in this process logs goes to its run.log, too, where that can be written."""
+    try:
+        handler = logging.FileHandler(run.log)
+    except OSError:
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    ours = logging.getLogger("flops_fit")
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        handler.close()
 
 
 def write_sweep_yaml(study: Study, text: str) -> None:

@@ -1,10 +1,11 @@
-"""Amounts as people write them: "3e18", "10 PF-days", "85M", "20B", "45min"."""
+"""Amounts as people write them: "3e18", "10 PF-days", "85M", "20B", "20x", "45min"."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
+from dataclasses import dataclass
 from numbers import Real
 from typing import Self
 
@@ -26,21 +27,56 @@ _AMOUNT = re.compile(
 )
 
 
-def _parse(text: str | float, units: dict[str, float], what: str, example: str) -> float:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of amount: its name, an example, what each unit is worth, and the units that a message offers."""
+
+    what: str
+    example: str
+    units: dict[str, float]
+    offered: str
+
+
+_COMPUTE = _Kind(
+    "an amount of compute", "1e18 or '10 PF-days'", _FLOPS, "FLOP, GFLOP, TFLOP, PFLOP, EFLOP, ZFLOP, PF-days, EF-days"
+)
+_COUNT = _Kind("a count", "85M or 1.3e9", _COUNTS, "k, M, B, T")
+_TIME = _Kind("a time", "45min or 2h", _SECONDS | {"": 1.0}, "s, min, h, days")
+_RATIO = _Kind("a number of tokens for each parameter", "20x or 20", {"x": 1.0, "": 1.0}, "x")
+
+
+def _parse(text: str | float, kind: _Kind) -> float:
     if isinstance(text, bool) or not isinstance(text, (str, Real)):
-        raise ValueError(f"{text!r} is not {what}; write for example {example}")
+        raise ValueError(f"{text!r} is not {kind.what}; write for example {kind.example}")
     if isinstance(text, Real):
         return float(text)
     match = _AMOUNT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not {what}; write for example {example}")
+        raise ValueError(f"{text!r} is not {kind.what}; write for example {kind.example}")
     unit = re.sub(r"[ -]+", "-", (match[2] or "").strip().lower())
     for spelling in (unit, unit.removesuffix("s")):
-        if spelling in units:
-            return float(match[1].replace("_", "").replace(",", "")) * units[spelling]
-    close = difflib.get_close_matches(unit, [u for u in units if u], n=1)
-    advice = f"did you mean {close[0]!r}?" if close else f"write for example {example}"
-    raise ValueError(f"{text!r} is not {what}: unknown unit {unit!r}; {advice}")
+        if spelling in kind.units:
+            return float(match[1].replace("_", "").replace(",", "")) * kind.units[spelling]
+    raise ValueError(f"{text!r} is not {kind.what}: unknown unit {unit!r}; {_advice(unit, kind)}")
+
+
+def _advice(unit: str, kind: _Kind) -> str:
+    """What to write instead of a unit that this kind of amount has not."""
+    here = f"write for example {kind.example}" if kind is _RATIO else f"the units here are {kind.offered}"
+    for other in (_COMPUTE, _COUNT, _TIME, _RATIO):
+        if other is not kind and unit and {unit, unit.removesuffix("s")} & set(other.units):
+            return f"that would be {other.what}; {here}"
+    if kind is _RATIO:
+        return here
+    close = difflib.get_close_matches(unit, [u for u in kind.units if u], n=1)
+    meant = f"did you mean {_spelled(close[0])!r}?" if close else f"write for example {kind.example};"
+    return f"{meant} the units are {kind.offered}"
+
+
+def _spelled(unit: str) -> str:
+    """A unit as people write it: PF-day, EFLOP."""
+    stem, dash, day = unit.partition("-")
+    return (stem.upper() if re.fullmatch(r"[gtpezmy]?f(lops?(/s)?)?", stem) else stem) + dash + day
 
 
 def parse_flops(text: str | float) -> float:
@@ -49,7 +85,7 @@ def parse_flops(text: str | float) -> float:
     Raises:
         ValueError: The text is no amount, or its unit is unknown.
     """
-    return _parse(text, _FLOPS, "an amount of compute", "1e18 or '10 PF-days'")
+    return _parse(text, _COMPUTE)
 
 
 def parse_count(text: str | float) -> float:
@@ -60,7 +96,16 @@ def parse_count(text: str | float) -> float:
     """
     if isinstance(text, str):
         text = re.sub(r"\s*(tokens?|params?|parameters?|samples?|images?)\s*$", "", text, flags=re.IGNORECASE)
-    return _parse(text, _COUNTS, "a count", "85M or 1.3e9")
+    return _parse(text, _COUNT)
+
+
+def parse_ratio(text: str | float) -> float:
+    """Read tokens for each parameter, as the field names an amount of data: "20x", 20 [tokens per parameter].
+
+    Raises:
+        ValueError: The text is no number, or its unit is another.
+    """
+    return _parse(text, _RATIO)
 
 
 def parse_duration(text: str | float) -> float:
@@ -69,7 +114,7 @@ def parse_duration(text: str | float) -> float:
     Raises:
         ValueError: The text is no time, or its unit is unknown.
     """
-    return _parse(text, _SECONDS | {"": 1.0}, "a time", "45min or 2h")
+    return _parse(text, _TIME)
 
 
 def format_count(value: float, digits: int = 3) -> str:
@@ -129,3 +174,13 @@ class Seconds(float):
 
     def __new__(cls, value: str | float) -> Self:
         return super().__new__(cls, parse_duration(value))
+
+
+class Count(int):
+    """A whole number of parameters, tokens, samples or steps; made from a number or from text such as "85M"."""
+
+    def __new__(cls, value: str | float) -> Self:
+        number = parse_count(value)
+        if not math.isfinite(number) or number != math.floor(number):
+            raise ValueError(f"{str(value)!r} is not a whole number; write for example 150 or 85M")
+        return super().__new__(cls, number)

@@ -18,7 +18,8 @@ from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import read_json, write_json
 from flops_fit.study import Study, plan_study, train_study
 from flops_fit.sweep.config import SweepConfig
-from flops_fit.sweep.orchestrator import Progress, Selection
+from flops_fit.sweep.orchestrator import Selection
+from flops_fit.sweep.progress import Progress
 from flops_fit.units import Flops, format_count, format_flops
 
 if TYPE_CHECKING:

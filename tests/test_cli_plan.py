@@ -59,7 +59,7 @@ def test_json_carries_the_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("options", "message"),
     [
         (["--jobs", "0"], "--jobs 0 must be at least 1"),
-        (["--jobs", "two"], "invalid int value: 'two'"),
+        (["--jobs", "two"], "'two' is not a whole number"),
         (["--price-per-hour", "-1"], "price_per_hour=-1.0"),
         (["--device-flops", "fast"], "'fast' is not an amount of compute"),
         (["--device-flops", "0"], "trains nothing"),

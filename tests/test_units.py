@@ -121,8 +121,8 @@ def test_what_is_neither_text_nor_number_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "nearest"),
     [
-        (parse_flops, "10 PF-dayz", "pf-day"),
-        (parse_flops, "1 exflop", "eflop"),
+        (parse_flops, "10 PF-dayz", "PF-day"),
+        (parse_flops, "1 exflop", "EFLOP"),
         (parse_duration, "3 minuts", "minute"),
         (parse_duration, "3 dys", "day"),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.cli.main import GOOD, SOME_FAILED
 from flops_fit.cli.words import amount, command_line, parser_of, say
 from flops_fit.errors import FlopsFitError
-from flops_fit.units import parse_count, parse_flops
+from flops_fit.units import parse_count, parse_flops, parse_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--params", type=amount(parse_count), help="the budget that calls for this size: 7B")
     parser.add_argument("--tokens", type=amount(parse_count), help="the budget that calls for this much data: 20B")
     parser.add_argument("--loss", type=float, help="the budget that reaches this loss")
-    parser.add_argument("--tokens-per-param", type=float, help="with --compute: over-train at this ratio")
+    parser.add_argument("--tokens-per-param", type=amount(parse_ratio), help="with --compute: over-train at, say, 200x")
     parser.add_argument("--served", type=amount(parse_count), help="with --loss: tokens to be served count as well")
     parser.add_argument("--unique-tokens", type=amount(parse_count), help="with --compute: repeat so many tokens")
     own = parser.parse_args(words)
@@ -79,13 +79,16 @@ def _question(own: argparse.Namespace) -> Callable[[ScalingAnalysis], Any]:
     asked = [name for name in beside if getattr(own, name) is not None]
     given = [name for name in ("compute", "params", "tokens", "loss") if getattr(own, name) is not None]
     if not asked and not given:
-        raise FlopsFitError("flops-fit predict: give --compute, or --params, --tokens or --loss instead")
+        raise FlopsFitError(
+            "give --compute, or --params, --tokens or --loss instead",
+            hint='for example `flops-fit predict outputs --compute "10 PF-days"`',
+        )
     if not asked:
         return lambda a: a.predict(own.compute, params=own.params, tokens=own.tokens, loss=own.loss)
     needed = beside[asked[0]]
     if len(asked) > 1 or given != [needed]:
         option = "--" + asked[0].replace("_", "-")
-        raise FlopsFitError(f"flops-fit predict: {option} is asked with --{needed}, and with nothing else")
+        raise FlopsFitError(f"{option} is asked with --{needed}, and with nothing else")
     from flops_fit.fit.what_if import over_trained, repeated, served
 
     questions: dict[str, Callable[[ScalingAnalysis], Any]] = {

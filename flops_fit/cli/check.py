@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.main import GOOD, SOME_FAILED
-from flops_fit.cli.sweep import quiet_libraries, sweep_options
+from flops_fit.cli.sweep import quiet_libraries, sweep_options, verbosity
 from flops_fit.cli.words import say
 from flops_fit.errors import FlopsFitError
 from flops_fit.units import format_bytes, format_count
@@ -31,7 +31,7 @@ def check(words: list[str]) -> int:
     from flops_fit.cli.config import SweepCLI
     from flops_fit.study import plan_study
 
-    with quiet_libraries():
+    with verbosity(own.verbose), quiet_libraries():
         cli = SweepCLI(own.config, rest, "check")
         study = plan_study(cli.recipe, cli.sweep)
         from flops_fit.coordinates import check_coordinates

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
+import argparse
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # those of Lightning's own calls
 
@@ -19,73 +16,42 @@ import lightning.pytorch as pl
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from flops_fit.cli.complaints import explained, placed, told
+from flops_fit.cli.documents import ConfigError, Entry, read_config, read_options
+from flops_fit.cli.keys import check_arguments, find_mistakes
 from flops_fit.errors import PlanError
+from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.recipe import ConfigRecipe
-from flops_fit.units import Flops, Seconds
+from flops_fit.units import Count, Flops, Seconds
 
+register_type(Count, serializer=int, deserializer=Count)
 register_type(Flops, serializer=float, deserializer=Flops)
 register_type(Seconds, serializer=float, deserializer=Seconds)
 
 
-class ConfigError(PlanError):
-    """The config or the command line cannot be used."""
-
-
 class SweepParser(LightningArgumentParser):
-    """One message instead of fifty lines of usage, with the nearest valid key."""
+    """One message with its place instead of fifty lines of usage."""
 
-    config_text = ""  # of the configs at hand, for suggestions
+    entries: Sequence[Entry] = ()  # what the configs at hand and the command line set
+    raised: ClassVar[list[ConfigError]] = []
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        raise ConfigError(_shortened(message), hint=_nearest(message, _valid_keys(self, message)))
+        # An object's arguments have a parser of their own, whose complaint comes back as a part of this one.
+        error = next((e for e in self.raised if e.problem in message), None) or explained(message, self.entries)
+        self.raised.append(error)
+        raise error from None
 
 
-def _shortened(message: str) -> str:
-    """The lines that say what is wrong, without jsonargparse's list of what else was tried."""
-    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
-    lines = [line.strip() for line in message.splitlines()]
-    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(noise)]
-    return "config: " + " ".join(kept)
-
-
-def _nearest(message: str, valid: set[str]) -> str | None:
-    match = re.search(r"option '([^']+)'", message, re.IGNORECASE) or re.search(r"arguments: --(\S+)", message)
-    if match is None:
-        match = re.search(r"has no attribute '([^']+)'", message)
-    if match is None:
-        return None
-    word = match[1].rpartition(".")[2]
-    close = difflib.get_close_matches(word, sorted(valid), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "`flops-fit fit --help` lists the keys"
-
-
-def _valid_keys(parser: SweepParser, message: str) -> set[str]:
-    """Names that could have been meant: the parser's own, those of the classes named, a module's attributes."""
-    group = re.search(r"Group '([^']+)'", message) or re.search(r"arguments: --([\w.]+)\.\w+", message)
-    names = [action.dest for action in parser._actions if action.dest]
-    if group is not None:
-        return {name.rpartition(".")[2] for name in names if name.startswith(f"{group[1]}.")}
-    module = re.search(r"module '([^']+)' has no attribute", message)
-    if module is not None:
-        return {name for name in dir(importlib.import_module(module[1])) if not name.startswith("_")}
-    keys = {part for name in names for part in name.split(".")[:1]}
-    for path in re.findall(r"class_path['\"]?[:=]\s*['\"]?([\w.]+)", parser.config_text):
-        keys |= set(_parameters(path))
-    return keys
-
-
-def _parameters(path: str) -> Iterator[str]:
-    module, _, name = path.rpartition(".")
-    try:
-        thing = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return
-    for item in thing.__mro__ if isinstance(thing, type) else (thing,):
-        if item is object or item.__module__.startswith(("torch.", "lightning.")):
-            continue
-        yield from inspect.signature(item).parameters
+def print_keys() -> None:
+    """Every key of model, data, trainer and sweep, as options."""
+    parser = SweepParser(usage=argparse.SUPPRESS, add_help=False)
+    parser.add_class_arguments(SweepConfig, "sweep")
+    parser.add_lightning_class_args(ScalingModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    print("\n" + parser.format_help().strip())
 
 
 class SweepCLI(LightningCLI):
@@ -98,7 +64,12 @@ class SweepCLI(LightningCLI):
     """
 
     def __init__(self, configs: Sequence[Path], words: Sequence[str], verb: str) -> None:
-        SweepParser.config_text = "".join(path.read_text() for path in configs)
+        files = [entry for path in configs for entry in read_config(path)]
+        strangers = find_mistakes([entry for entry in files if len(entry.parts) == 1])
+        if strangers:  # with nothing below them, jsonargparse would pass over them
+            raise told(strangers)
+        SweepParser.raised.clear()
+        SweepParser.entries = [*files, *read_options(words)]
         _import_from(configs)
         super().__init__(
             ScalingModule,
@@ -131,8 +102,20 @@ class SweepCLI(LightningCLI):
 
     @property
     def sweep(self) -> SweepConfig:
-        """The sweep group."""
-        return SweepConfig(**self.config.sweep.as_dict())
+        """The sweep group, its sizes held against the network's arguments.
+
+        Raises:
+            PlanError: A value is nonsense, or the network does not take what sets its size.
+        """
+        entries = SweepParser.entries
+        try:
+            sweep = SweepConfig(**self.config.sweep.as_dict())
+        except PlanError as error:
+            raise placed(error, entries) from None
+        names = shapes_of(sweep.size_param, sweep.sizes, sweep.width).names
+        entry = next((e for e in reversed(entries) if e.parts == ("sweep", "size_param")), None)
+        check_arguments(names, self.recipe.model_name, entry)
+        return sweep
 
     @property
     def text(self) -> str:
@@ -144,9 +127,7 @@ class SweepCLI(LightningCLI):
         values: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json"))
         missing = [k for k in ("model", "data") if not values.get(k)]
         if missing:
-            raise ConfigError(
-                f"config: {' and '.join(missing)} must be given", hint="see configs/quickstart.yaml for a whole sweep"
-            )
+            raise explained(f"the following arguments are required: {', '.join(missing)}", SweepParser.entries)
         return values
 
 

@@ -25,12 +25,12 @@ def plan(words: list[str]) -> int:
     began = time.monotonic()
     own, rest = sweep_options("plan", words, _add_options)
     if own.jobs is not None and own.jobs < 1:
-        raise FlopsFitError(f"flops-fit plan: --jobs {own.jobs} must be at least 1")
+        raise FlopsFitError(f"--jobs {own.jobs} must be at least 1")
     if own.benchmark and own.device_flops is not None:
-        raise FlopsFitError("flops-fit plan: --benchmark measures what --device-flops states; give one of them")
+        raise FlopsFitError("--benchmark measures what --device-flops states; give one of them")
     asked = [f"--{name}" for name in ("law", "noise", "compute") if getattr(own, name) is not None]
     if asked and not own.simulate:
-        raise FlopsFitError(f"flops-fit plan: {', '.join(asked)} goes with --simulate")
+        raise FlopsFitError(f"{', '.join(asked)} goes with --simulate")
     from flops_fit.cli.config import SweepCLI
     from flops_fit.estimate import assume, circumstances_of
     from flops_fit.study import plan_study

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.main import GOOD
-from flops_fit.cli.sweep import quiet_libraries, sweep_options
+from flops_fit.cli.sweep import quiet_libraries, sweep_options, verbosity
 from flops_fit.cli.words import amount, command_line, say
 from flops_fit.laws import ParametricLaw
 from flops_fit.units import format_count, format_flops, parse_flops
@@ -31,7 +31,7 @@ def simulate(words: list[str]) -> int:
     from flops_fit.simulation import analyzed, drawn_runs, errors_of, target_of
     from flops_fit.study import plan_study
 
-    with quiet_libraries():
+    with verbosity(own.verbose), quiet_libraries():
         cli = SweepCLI(own.config, rest, "simulate")
         plan = plan_study(cli.recipe, cli.sweep).plan
     truth = truth_of(own, plan)

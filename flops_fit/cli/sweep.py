@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
+import logging
+import os
+import signal
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.answers import print_answer
+from flops_fit.cli.live import LiveTable, LogFollower
 from flops_fit.cli.main import GOOD, INTERRUPTED, SOME_FAILED
+from flops_fit.cli.terminal import Chatter
 from flops_fit.cli.words import amount, command_line, parser_of, say
 from flops_fit.errors import FitError, FlopsFitError
-from flops_fit.runs.directory import RunState
+from flops_fit.runs.directory import VERBOSE, RunState
+from flops_fit.sweep.progress import progress
 from flops_fit.sweep.ranks import is_extra_rank
 from flops_fit.train.stopping import STOP
-from flops_fit.units import format_duration, format_flops, parse_flops
+from flops_fit.units import format_flops, parse_duration, parse_flops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from flops_fit.cli.words import Parser
-    from flops_fit.sweep.orchestrator import Outcome, Progress
+    from flops_fit.runs.directory import RunDirectory, SweepDirectory
+    from flops_fit.sweep.orchestrator import Outcome
+    from flops_fit.sweep.progress import Progress
+
+# What the YAML and the command line may set beside our own options.
+_GROUPS = ("model", "data", "trainer", "sweep", "seed_everything", "print_config")
 
 _TO_DO = (RunState.PENDING, RunState.INTERRUPTED, RunState.RUNNING)
 
@@ -31,6 +44,11 @@ def fit(words: list[str]) -> int:
     own, rest = sweep_options("fit", words)
     if is_extra_rank():
         return GOOD
+    with verbosity(own.verbose):
+        return _fit(own, rest, words)
+
+
+def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     from flops_fit.api import analyze
     from flops_fit.cli.config import SweepCLI
     from flops_fit.report.plan import repeats_lines
@@ -50,11 +68,9 @@ def fit(words: list[str]) -> int:
     selection = Selection(
         only=own.only, retry_failed=own.retry_failed, max_flops=own.max_flops, max_hours=own.max_hours
     )
-    line = ProgressLine()
-    try:
-        outcome = train_study(study, selection=selection, on_progress=line.show)
-    finally:
-        line.close()
+    followed = [study.directory.run(e.experiment_id) for e in study.plan.experiments] if own.verbose else []
+    with progress_of(study.directory, study.plan.size_param, study.plan.unit, followed) as show:
+        outcome = train_study(study, selection=selection, on_progress=show)
     write_sweep_yaml(study, cli.text)
     code = _say_outcome(outcome, path)
     if cli.sweep.launcher == "commands" and any(outcome.counts.get(state) for state in _TO_DO):
@@ -79,13 +95,14 @@ def run(words: list[str]) -> int:
     """Train one planned run in its directory, or go on with it."""
     parser = parser_of("run", json=False)
     parser.add_argument("run_dir", help="a folder with a config.yaml, as `fit` writes it")
+    add_verbose(parser)
     own = parser.parse_args(words)
     if not (Path(own.run_dir) / "config.yaml").is_file():
         raise FlopsFitError(
             f"{own.run_dir} is not a run directory: it has no config.yaml",
             hint="give OUTPUT_DIR/runs/RUN_ID of a sweep that `flops-fit fit` has started",
         )
-    with STOP.listening():  # before the seconds that loading torch takes
+    with verbosity(own.verbose), STOP.listening():  # before the seconds that loading torch takes
         from flops_fit.train.main import train_directory
 
         return train_directory(own.run_dir)
@@ -104,19 +121,70 @@ def sweep_options(
             "--only", action="append", default=[], metavar="TEXT", help="only runs whose id contains it"
         )
         parser.add_argument("--max-flops", type=amount(parse_flops), help="spend at most this compute in this call")
-        parser.add_argument("--max-hours", type=float, help="start no run after this long")
+        parser.add_argument("--max-hours", type=amount(_hours), help="start no run after this long: 8, 45min")
+    if verb != "plan":
+        add_verbose(parser)
+    parser.add_argument(
+        "--help-all", action="store_true", help="this help, and every key of model, data, trainer and sweep"
+    )
     parser.epilog = (
-        "Every key of the config is an option too, such as --sweep.output_dir DIR or --trainer.devices 2;"
-        " --print_config shows them all."
+        f"{parser.epilog}\n\nEvery key of the config is an option too, such as --sweep.output_dir DIR or"
+        " --trainer.devices 2; --print_config shows them with their values."
     )
     own, rest = parser.parse_known_args(words)
-    if not own.config and "--print_config" not in rest:
-        parser.error("--config sweep.yaml is needed")
+    if own.help_all:
+        from flops_fit.cli.config import print_keys
+
+        parser.print_help()
+        print_keys()
+        raise SystemExit(GOOD)
+    _refuse_strangers(parser, rest)
+    if not own.config and not any(word.startswith("--print_config") for word in rest):
+        raise FlopsFitError("--config is needed", hint=f"for example `{parser.prog} --config sweep.yaml`")
     own.config = [Path(path) for path in own.config]
-    for path in own.config:
-        if not path.is_file():
-            raise FlopsFitError(f"--config {path}: there is no such file")
     return own, rest
+
+
+def add_verbose(parser: Parser) -> None:
+    """The option that shows what Lightning says."""
+    parser.add_argument(
+        "--verbose", "-v", action="store_true", help="what Lightning and the runs say, which run.log holds otherwise"
+    )
+
+
+@contextlib.contextmanager
+def verbosity(verbose: bool) -> Iterator[None]:
+    """Whether Lightning is heard, in the block and in the processes that are started there."""
+    before = os.environ.get(VERBOSE)
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    try:
+        yield
+    finally:
+        if verbose and before is None:
+            del os.environ[VERBOSE]
+
+
+def _refuse_strangers(parser: Parser, rest: Sequence[str]) -> None:
+    """Words that are neither options of ours nor keys of the config, nor a value of one."""
+    is_value = False
+    for word in rest:
+        is_option = word.startswith("-") and not word[1:2].isdigit()
+        name = word.partition("=")[0].lstrip("-").rstrip("+")
+        if (is_option and name.partition(".")[0] not in _GROUPS) or not (is_option or is_value):
+            if not is_option and Path(word).suffix in (".yaml", ".yml"):
+                raise FlopsFitError(f"{word!r} is one word too many", hint=f"write --config {word}")
+            problem, hint = parser.unknown(word, also=[f"--{group}" for group in _GROUPS])
+            raise FlopsFitError(problem, hint=hint or f"`{parser.prog} --help` shows the options")
+        is_value = is_option and "=" not in word
+
+
+def _hours(text: str) -> float:
+    """Hours, where nothing else is said."""
+    try:
+        return float(text)
+    except ValueError:
+        return parse_duration(text) / 3600
 
 
 def _say_outcome(outcome: Outcome, path: Path) -> int:
@@ -131,40 +199,77 @@ def _say_outcome(outcome: Outcome, path: Path) -> int:
     return INTERRUPTED if outcome.unfinished else SOME_FAILED if failed else GOOD
 
 
-class ProgressLine:
-    """One line for the whole sweep: rewritten on a terminal, printed at every tenth elsewhere."""
+@contextlib.contextmanager
+def progress_of(
+    directory: SweepDirectory, size_param: str, unit: str, followed: Sequence[RunDirectory] = ()
+) -> Iterator[Callable[[Progress], None]]:
+    """What shows the progress of a sweep that is trained in the block, and where it stands if it is interrupted.
 
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._last = ""
-        self._shown_share = -1.0
+    Args:
+        directory: The sweep's.
+        size_param: Name of the size parameter.
+        unit: What its data is counted in.
+        followed: Runs whose logs are shown, too.
+    """
+    view, follower = LiveTable(size_param, unit), LogFollower(followed)
 
-    def show(self, progress: Progress) -> None:
-        """Say how far the sweep is."""
-        share = progress.done_flops / progress.total_flops
-        counts = {state.value: n for state, n in progress.counts.items()}
-        parts = [f"{counts.get('completed', 0)}/{progress.total_runs} runs", f"{share:.0%} of FLOPs"]
-        parts += [f"{counts[k]} {k}" for k in ("running", "failed", "diverged") if counts.get(k)]
-        if progress.seconds_left:
-            parts.append(f"about {format_duration(progress.seconds_left)} left")
-        line = ", ".join(parts)
-        if self._is_terminal:
-            print(f"\r{line:<{len(self._last)}}", end="", file=sys.stderr, flush=True)
-            self._last = line
-        elif share - self._shown_share >= 0.1 or (share == 1 and self._shown_share < 1):
-            self._shown_share = share
-            say(line)
+    def show(now: Progress) -> None:
+        follower.tell()
+        view.show(now)
 
-    def close(self) -> None:
-        """Leave the line."""
-        if self._last:
-            say("")
+    try:
+        with _announced_stop(), _runs_log_for_themselves():
+            yield show
+        follower.tell()
+    except KeyboardInterrupt:
+        view.leave(progress(directory, [run.experiment for run in view.last]))
+        raise
+    finally:
+        view.close()
+
+
+@contextlib.contextmanager
+def _runs_log_for_themselves() -> Iterator[None]:
+    """What a run that is trained in this process logs is in its run.log; here it would tear the table apart."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, Chatter)]
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return not record.name.startswith("flops_fit.train")
+
+    for handler in handlers:
+        handler.addFilter(is_ours)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_ours)
+
+
+@contextlib.contextmanager
+def _announced_stop() -> Iterator[None]:
+    """Ctrl-C, or a scheduler's SIGTERM, is answered at once, and obeyed when the runs of this machine have saved."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping: runs of this machine save what they have first\n")
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 class quiet_libraries(warnings.catch_warnings):  # noqa: N801
-    """Keeps what libraries warn about while a config is read out of the answer."""
+    """Keeps what libraries warn about while a config is read out of the answer, unless it is asked for."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        warnings.simplefilter("ignore")
+        if not os.environ.get(VERBOSE):
+            warnings.simplefilter("ignore")
         return entered

@@ -25,16 +25,14 @@ def validate(words: list[str]) -> int:
             hint="give the output_dir of a sweep that `flops-fit fit --config` has finished",
         )
     from flops_fit.cli.config import SweepCLI
-    from flops_fit.cli.sweep import ProgressLine, quiet_libraries
+    from flops_fit.cli.sweep import progress_of, quiet_libraries
+    from flops_fit.runs.directory import SweepDirectory
     from flops_fit.validation import validate as validated
 
     with quiet_libraries():
         cli = SweepCLI([config], ["--sweep.output_dir", str(own.directory)], "validate")
-    line = ProgressLine()
-    try:
-        with quiet_libraries():
-            outcome = validated(cli.recipe, cli.sweep, own.compute, on_progress=line.show)
-    finally:
-        line.close()
+    directory = SweepDirectory(Path(own.directory))
+    with progress_of(directory, cli.sweep.size_param, directory.plan["unit"]) as show, quiet_libraries():
+        outcome = validated(cli.recipe, cli.sweep, own.compute, on_progress=show)
     print(json.dumps({"schema_version": 1} | outcome.to_dict()) if own.json else outcome)
     return SOME_FAILED if own.strict and outcome.is_inside is False else GOOD

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.special import fdtri
 
 from flops_fit.errors import FitError
 from flops_fit.laws import FloatArray, PowerLaw
@@ -274,11 +272,15 @@ class _Profile:
         return _cost(rss[0], self._n, gamma, self._prior)
 
     def _limit(self, level: float) -> float:
+        from scipy.special import fdtri
+
         factor = self._n if self._prior is None else self._n - 2 + _NOISE_WEIGHT
         return float(self._best + factor * np.log1p(fdtri(1, self.spare, level) / self.spare))
 
     def gamma_interval(self, level: float) -> tuple[float, float]:
         """Where the cost crosses the limit on either side, or the bound on gamma."""
+        from scipy.optimize import brentq
+
         if self._given is not None:
             return self._given, self._given
         limit = self._limit(level)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from flops_fit.fit.parametric import HUBER_EFFICIENT, ParametricFit, robust_scale
 from flops_fit.laws import FloatArray
@@ -56,6 +55,8 @@ def fit_generalised(N: FloatArray, D: FloatArray, L: FloatArray, start: Parametr
         L: Losses [nats/token].
         start: The additive surface, of these runs or of more.
     """
+    from scipy.optimize import least_squares
+
     x0, z0 = np.log(N).mean(), np.log(D).mean()
     x, z, y = np.log(N) - x0, np.log(D) - z0, np.log(L)
     a, alpha, b, beta, e = start.theta

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.special import factorial
 
 from flops_fit.fit.parametric import ParametricFit
 from flops_fit.fit.rows import Rows
@@ -95,6 +94,8 @@ def find_misfit(fit: ParametricFit, rows: Rows) -> Misfit:
 
 def _features(log_N: FloatArray, log_D: FloatArray) -> FloatArray:
     """Columns whose products are the Gaussian kernel of _LENGTH, by its Taylor expansion; shape (runs, features)."""
+    from scipy.special import factorial
+
     rows = []
     for v in (log_N, log_D):
         x = (v - v.mean()) / _LENGTH

@@ -13,7 +13,6 @@ from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.ndimage import minimum_filter
 
 from flops_fit.errors import FitError
 from flops_fit.fit.newton import LOWER, UPPER, LossKind, Objective, Runs, minimise
@@ -202,6 +201,8 @@ def grid_starts(runs: Runs, weights: FloatArray, *, tied: bool = False, keep: in
     then linear in E and the two amplitudes, and one Gram matrix of all columns N**-alpha, D**-beta, 1 and L holds the
     normal equations of all pairs. A pair that comes out with E < 0 is solved again with E = 0.
     """
+    from scipy.ndimage import minimum_filter
+
     k = _GRID.size
     gram = np.zeros((2 * k + 2, 2 * k + 2))
     for first in range(0, runs.x.size, 4096):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from flops_fit.errors import FitError
 from flops_fit.laws import FloatArray, PowerLaw
@@ -59,6 +58,8 @@ class PowerLawFit:
 
     def predict_interval(self, C: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
         """Interval of the law itself (not of one more point) at C FLOPs, by Student's t; nan for two points."""
+        from scipy.special import stdtrit
+
         if self.n < 3:
             return self.log_se(C), self.log_se(C)
         width = stdtrit(self.n - 2, (1 + level) / 2) * self.log_se(C)

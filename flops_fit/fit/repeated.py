@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
-from scipy.special import huber
 
 from flops_fit.errors import FitError
 from flops_fit.laws import SIX_ND, ComputeRule, FloatArray, ParametricLaw
@@ -125,6 +123,9 @@ def fit_repetition(
     Raises:
         FitError: A value is not positive and finite.
     """
+    from scipy.optimize import minimize
+    from scipy.special import huber
+
     N, D, L = np.asarray(N, float), np.asarray(D, float), np.asarray(L, float)
     unique: FloatArray = np.minimum(np.asarray(U, float), D)
     if not all(np.all(np.isfinite(v) & (v > 0)) for v in (N, D, unique, L)):
@@ -198,6 +199,8 @@ def _objective_grid(
     base: ParametricLaw, runs: tuple[FloatArray, ...], R_D: FloatArray, R_N: FloatArray, delta: float
 ) -> FloatArray:
     """The objective at every pair, shape (R_D, R_N); both terms of the loss are shared along a line of the grid."""
+    from scipy.special import huber
+
     N, D, U, log_L = runs
     fresh_N = np.minimum(N, _params_for(base, U))
     size = base.A * _worth(N, fresh_N, R_N[:, None]) ** -base.alpha

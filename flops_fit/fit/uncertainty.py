@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
 
 from flops_fit.fit.bootstrap import bootstrap_weights, refit_weighted
 from flops_fit.fit.newton import FREE, LOWER, TIED, UPPER, Runs
@@ -103,6 +102,8 @@ def sandwich_covariance(
         delta = fit.huber_delta
         psi = np.clip(r, -delta, delta)
         width = max(0.9 * robust_scale(r, w, 5) * float(w.sum()) ** -0.2, 1e-12)
+        from scipy.special import ndtr
+
         slope = ndtr((delta - r) / width) - ndtr((-delta - r) / width)
     basis = TIED if fit.tied else FREE
     J = J @ basis.T
@@ -141,6 +142,8 @@ def jackknife_se(estimates: ArrayLike) -> Any:
 
 def jackknife_interval(estimate: Any, estimates: ArrayLike, level: Any = 0.95) -> tuple[Any, Any]:
     """estimate -+ t standard errors, t of Student with k - 1 degrees of freedom."""
+    from scipy.special import stdtrit
+
     half = stdtrit(len(np.asarray(estimates)) - 1, 0.5 + level / 2) * jackknife_se(estimates)
     return estimate - half, estimate + half
 

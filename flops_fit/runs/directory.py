@@ -37,6 +37,9 @@ from flops_fit.runs.files import (
 
 logger = logging.getLogger(__name__)
 
+# Set, it has runs write to run.log what Lightning says, too; a variable, since every launcher's processes inherit it.
+VERBOSE = "FLOPS_FIT_VERBOSE"
+
 HEARTBEAT_SECONDS = 5.0
 _STALE_SECONDS = 60.0
 
@@ -268,8 +271,9 @@ class SweepDirectory:
             DataError: There is none, or it cannot be read.
         """
         if not self.plan_file.exists():
+            problem = f"{self.path} is not a sweep directory: it has no plan.json"
             raise DataError(
-                f"{self.path} is not a sweep directory: it has no plan.json",
+                problem if self.path.exists() else f"there is no folder {self.path}",
                 hint="give the output_dir of a sweep, or start one with `flops-fit fit --config sweep.yaml`",
             )
         return read_json(self.plan_file)

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 from flops_fit.errors import PlanError
 from flops_fit.experiment import FlopsRule, SeedsAt
 from flops_fit.shapes import WidthRule, shapes_of
-from flops_fit.units import Flops, Seconds
+from flops_fit.units import Count, Flops, Seconds
 
 LauncherName = Literal["local", "inline", "slurm", "ray", "commands"]
 
@@ -132,16 +132,16 @@ class SweepConfig:
     compute_budgets: list[Flops]
     output_dir: Path = Path("outputs")
     num_sizes_per_budget: int = 7
-    min_size: int | None = None
-    max_size: int | None = None
+    min_size: Count | None = None
+    max_size: Count | None = None
     sizes: list[int] | list[dict[str, Any]] | None = None
-    size_multiple: int | None = None
+    size_multiple: Count | None = None
     width: WidthRule | None = None
     flops: FlopsRule | None = None
     flops_per_param_per_token: float = 6.0
     seeds: list[int] | None = None
     seeds_at: SeedsAt = "small"
-    min_steps: int = 150
+    min_steps: Count = Count(150)  # noqa: RUF009
     launcher: LauncherName = "local"
     jobs: int | None = None
     runs_per_gpu: int = 1

@@ -1,38 +1,17 @@
-"""What is still to do in a sweep, in which order, and how far it is."""
+"""What is still to do in a sweep, and in which order."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
-from flops_fit.errors import DataError
 from flops_fit.experiment import Experiment
 from flops_fit.runs.directory import RunState, SweepDirectory
-from flops_fit.runs.files import last_value
 from flops_fit.sweep.launchers import Job, Launcher
 from flops_fit.sweep.outcome import Call, sum_of
+from flops_fit.sweep.progress import Meter, Progress
 from flops_fit.units import format_flops
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a sweep stands.
-
-    Attributes:
-        counts: Runs by state.
-        total_runs: All runs asked for.
-        done_flops: Compute spent on them so far [FLOPs].
-        total_flops: Compute of all of them [FLOPs].
-        seconds_left: Expected from the compute still to do and the rate so far; None before there is a rate.
-    """
-
-    counts: dict[RunState, int]
-    total_runs: int
-    done_flops: float
-    total_flops: float
-    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,55 +84,6 @@ class Selection:
         return self.affordable(self.wanted(sweep, experiments, devices))
 
 
-@dataclass
-class _Meter:
-    """Turns states on disk into progress."""
-
-    sweep: SweepDirectory
-    experiments: Sequence[Experiment]
-    started: float = field(default_factory=time.monotonic)
-    first: float | None = None
-    ended: dict[str, RunState] = field(default_factory=dict)
-
-    def read(self) -> Progress:
-        counts: Counter[RunState] = Counter()
-        done = 0.0
-        for experiment in self.experiments:
-            name = experiment.experiment_id
-            state = self.ended.get(name) or self.sweep.run(name).state()
-            counts[state] += 1
-            if state is RunState.COMPLETED:
-                self.ended[name] = state
-                done += experiment.flops
-            elif state is not RunState.PENDING:
-                done += experiment.flops_per_token * _tokens_so_far(self.sweep, name)
-        total = sum(e.flops for e in self.experiments)
-        if self.first is None:
-            self.first = done
-        spent, elapsed = done - self.first, time.monotonic() - self.started
-        left = (total - done) * elapsed / spent if spent > 0 else None
-        return Progress(
-            counts=dict(counts),
-            total_runs=len(self.experiments),
-            done_flops=done,
-            total_flops=total,
-            seconds_left=left,
-        )
-
-
-def _tokens_so_far(sweep: SweepDirectory, name: str) -> float:
-    """Tokens in the last row of a run's metrics."""
-    try:
-        return last_value(sweep.run(name).metrics, "num_tokens")
-    except (OSError, DataError, ValueError):
-        return 0.0
-
-
-def progress(sweep: SweepDirectory, experiments: Sequence[Experiment]) -> Progress:
-    """Where the sweep stands on disk; no rate is known, so no time left."""
-    return _Meter(sweep, experiments).read()
-
-
 def run_sweep(
     sweep: SweepDirectory,
     experiments: Sequence[Experiment],
@@ -181,7 +111,7 @@ def run_sweep(
     """
     wanted = selection.wanted(sweep, experiments, devices, launcher.going_on())
     jobs = selection.affordable(wanted)
-    meter = _Meter(sweep, experiments)
+    meter = Meter(sweep, experiments)
     sizes = {e.experiment_id: e.size_param_value for e in experiments}
     call = Call(sweep=sweep, sizes=sizes, max_hours=selection.max_hours)
     last = -1.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from flops_fit.errors import PlanError
 
@@ -83,6 +87,24 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             problems.append(f"trainer.callbacks cannot hold {kind.__name__}: {reason}")
     if problems:
         raise PlanError("\n".join(problems), hint=f"remove {'it' if len(problems) == 1 else 'them'}")
+    _check_names(arguments)
+
+
+def _check_names(arguments: Mapping[str, Any]) -> None:
+    """Refuse strategies, accelerators and numbers of devices that there are nowhere, whatever machine trains."""
+    known = {
+        "strategy": {"auto", *StrategyRegistry.available_strategies()},
+        "accelerator": {"auto", "gpu", *AcceleratorRegistry.available_accelerators()},
+    }
+    for name, names in known.items():
+        given = arguments.get(name)
+        if isinstance(given, str) and given not in names:
+            near = difflib.get_close_matches(given, sorted(names), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+            raise PlanError(f"trainer.{name}: there is no {given!r}", hint=hint)
+    devices = arguments.get("devices")
+    if isinstance(devices, str) and not re.fullmatch(r"auto|-1|\d+(,\s*\d+)*,?", devices.strip()):
+        raise PlanError(f"trainer.devices: {devices!r} is not a number of devices", hint="write 2, auto, or [0, 1]")
 
 
 def _listed(given: Any) -> list[Any]:

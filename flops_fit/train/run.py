@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from flops_fit.errors import RunError
 from flops_fit.experiment import Experiment
-from flops_fit.runs.directory import RunDirectory, RunState
+from flops_fit.runs.directory import VERBOSE, RunDirectory, RunState
 from flops_fit.train.attempt import Attempt, RunParts
 from flops_fit.train.callbacks import DivergedError, InterruptedRunError
 from flops_fit.train.failure import failure_details, is_out_of_memory
@@ -122,10 +123,12 @@ def _with_enough_memory(
 
 
 class _quiet_lightning(warnings.catch_warnings):  # noqa: N801
-    """Keeps Lightning's advice, which is not for this kind of run, out of the output."""
+    """Keeps Lightning's advice, which is not for this kind of run, out of the output, unless it is asked for."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
+        if os.environ.get(VERBOSE):
+            return entered
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=PossibleUserWarning)

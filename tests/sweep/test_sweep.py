@@ -18,7 +18,8 @@ from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.table import read_runs
 from flops_fit.study import Study, plan_study, train_study
 from flops_fit.sweep.config import SweepConfig
-from flops_fit.sweep.orchestrator import Progress, Selection
+from flops_fit.sweep.orchestrator import Selection
+from flops_fit.sweep.progress import Progress
 from flops_fit.train.recipe import PythonRecipe
 
 BUDGETS = [1e6, 3e6, 1e7]
