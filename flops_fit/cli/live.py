@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING, TextIO
 
-from flops_fit.cli.table import foremost, notes, painted, summary, table
+from flops_fit.cli.table import MOST_NOTES, foremost, notes, painted, summary, table, went_wrong
 from flops_fit.cli.terminal import Block, cut, has_colour, is_terminal, plain, say, size_of, width_of
 from flops_fit.redaction import redacted
 from flops_fit.runs.directory import RunState
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # Of a sweep of two hundred runs, whoever looks wants the running ones and the sum.
 _MOST_ROWS = 12
-_MOST_NOTES = 3
 _ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.DIVERGED, RunState.INTERRUPTED)
 
 
@@ -87,17 +87,16 @@ class LiveTable:
         """As many lines as the terminal has room for, each with the columns it takes."""
         columns, rows = size_of(self._stream)
         width = columns - 1  # the last column would break the line on some terminals
-        told = notes([r for r in progress.runs if r.state in (RunState.FAILED, RunState.DIVERGED)])
-        told = told[: max(0, min(_MOST_NOTES, rows - 6))]
-        room = min(_MOST_ROWS, rows - 3 - len(told))
+        told = notes(went_wrong(progress.runs))[: max(0, min(MOST_NOTES, rows - 6))]
+        last = summary(progress)
+        told += textwrap.wrap(last, width)
+        room = min(_MOST_ROWS, rows - 2 - len(told))
         shown = foremost(progress.runs, room, self._ended)
         colours = has_colour(self._stream)
         lines = table(shown, size_param=self._size_param, unit=self._unit, width=width, live=True) if shown else []
         out = [(painted(text, colour) if colours else text, width_of(text)) for text, colour in lines]
-        for text in told:
-            out.append((cut(text, width), min(width, width_of(text))))
-        last = summary(progress)
-        return [*out, (cut(last, width), min(width, width_of(last)))]
+        out += [(cut(text, width), min(width, width_of(text))) for text in told]
+        return out[: max(1, rows - 1)]
 
 
 class LogFollower:

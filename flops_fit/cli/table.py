@@ -15,6 +15,9 @@ _ORDER = ("running", "failed", "diverged", "interrupted", "completed", "pending"
 _COLOURS = {"running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow", "completed": "green"}
 _GAP = 2
 
+# Runs that went wrong are told with their reason; where many did, these are enough to see why.
+MOST_NOTES = 3
+
 _CELLS: dict[str, Callable[[RunProgress], str]] = {
     "run": lambda r: r.experiment.experiment_id,
     "size": lambda r: str(r.experiment.size_param_value),
@@ -96,14 +99,20 @@ def _states() -> list[RunState]:
     return [RunState.COMPLETED, *(RunState(name) for name in _ORDER if name != "completed")]
 
 
+def went_wrong(runs: Sequence[RunProgress]) -> list[RunProgress]:
+    """Those that will not end well by themselves."""
+    return [run for run in runs if run.state in (RunState.FAILED, RunState.DIVERGED)]
+
+
 def foremost(runs: Sequence[RunProgress], most: int, ended: Sequence[str]) -> list[RunProgress]:
-    """The runs to show where there is room for few: those that run, those that went wrong, those that ended last.
+    """The runs to show where there is room for few: those that run, some that went wrong, those that ended last.
 
     Args:
         runs: All of them.
         most: How many.
         ended: Ids of those that ended while somebody looked, the last one last.
     """
+    hidden = went_wrong(runs)[MOST_NOTES:]
 
     def rank(run: RunProgress) -> tuple[int, int, float]:
         name, state = run.experiment.experiment_id, run.state
@@ -111,4 +120,4 @@ def foremost(runs: Sequence[RunProgress], most: int, ended: Sequence[str]) -> li
         age = len(ended) - ended.index(name) if name in ended else len(ended) + 1
         return place, age if state is RunState.COMPLETED else 0, -run.experiment.flops
 
-    return sorted(runs, key=rank)[: max(0, most)]
+    return sorted((run for run in runs if run not in hidden), key=rank)[: max(0, most)]

@@ -109,8 +109,9 @@ class Block:
 
     def _write(self, text: str) -> None:
         if text:
-            self._stream.write(text)
-            self._stream.flush()
+            with contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to stop training
+                self._stream.write(text)
+                self._stream.flush()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtri, fdtrc
 
 from flops_fit.fit.parametric import ParametricFit
 from flops_fit.fit.rows import Rows
@@ -61,6 +60,8 @@ def find_noise(rows: Rows) -> Noise | None:
     spare = int((counts - 1).sum())
     if spare == 0:
         return None
+    from scipy.special import chdtri
+
     squares = float(away @ away)
     tail = (1 - _LEVEL) / 2
     repeated = (counts > 1)[rows.cells]
@@ -91,6 +92,8 @@ def lack_of_fit(fit: ParametricFit, rows: Rows) -> LackOfFit | None:
     within = float(away @ away)
     if spare == 0 or misses < 1 or within == 0:
         return None
+    from scipy.special import fdtrc
+
     basis, weights, _ = np.linalg.svd(np.asarray(fit.law.log_loss_gradient(rows.N, rows.D)), full_matrices=False)
     basis = basis[:, weights > 1e-12 * weights[0]]
     r = np.log(rows.L / fit.law.loss(rows.N, rows.D))
