@@ -1,4 +1,4 @@
-"""How wide should this ViT be, and on how many images? CIFAR-10, or images of your own, with a cosine schedule and accuracy.
+"""How wide should this ViT be, and on how many images? CIFAR-10, or images of your own, with smoothed labels.
 
 CIFAR10=path/to/cifar-10-binary.tar.gz python examples/vit_cifar10.py      (or an .npz, or a folder of class folders)
 """

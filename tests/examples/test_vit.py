@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flops_fit.examples import ViT
+from flops_fit import coordinate_check
+from flops_fit.examples import ImageData, ViT
 from flops_fit.examples.glyphs import Glyphs
-
-# The coordinate check of Yang et al. 2022, arXiv:2203.03466, appendix D.1.
-WIDTHS, STEPS, LR = (32, 64, 128, 256), 4, 0.5
+from flops_fit.report import coordinate_table
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 32) -> Tensor:
@@ -99,6 +98,13 @@ def labelled(count: int) -> tuple[Tensor, Tensor]:
     return torch.stack(samples), torch.tensor(labels)
 
 
+class PlainViT(ViT):
+    """The same with one rate for all of it."""
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": lr}]
+
+
 def glyph_model(d_model: int) -> ViT:
     return ViT(d_model, image_size=16, channels=1, num_classes=36, head_dim=8)
 
@@ -116,49 +122,20 @@ def test_branches_start_with_about_unit_variance_at_every_width() -> None:
     assert scales(256) == pytest.approx([1.0] * 4, abs=0.5)
 
 
-def changes(d_model: int, seed: int, one_rate: float | None) -> dict[str, float]:
-    """RMS of the change, over the first steps, of patches, positions, each branch and the logits."""
-    torch.manual_seed(seed)
-    model = glyph_model(d_model)
-    x, y = labelled(64)
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[[object, object, Tensor], None]:
-        return lambda module, args, output: seen.__setitem__(name, output.detach())
-
-    for name, module in model.named_modules():
-        if name in ("", "patch", "position", *(f"branches.{i}" for i in range(len(model.branches)))):
-            module.register_forward_hook(note(name or "logits"))
-    groups = model.param_groups(LR) if one_rate is None else [{"params": model.parameters(), "lr": one_rate}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
-    before: dict[str, Tensor] = {}
-    for _ in range(STEPS):
-        loss = F.cross_entropy(model(x), y)
-        before = before or dict(seen)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        model(x)
-    return {name: (seen[name] - before[name]).square().mean().sqrt().item() for name in seen}
-
-
-def slopes(one_rate: float | None) -> dict[str, float]:
-    """Powers of width in the size of the updates, mean of two seeds."""
-    logs = [[{k: math.log(v) for k, v in changes(d, seed, one_rate).items()} for d in WIDTHS] for seed in (0, 1)]
-    means = {name: [np.mean([run[i][name] for run in logs]) for i in range(len(WIDTHS))] for name in logs[0][0]}
-    return {name: float(np.polyfit(np.log(WIDTHS), mean, 1)[0]) for name, mean in means.items()}
-
-
 @pytest.mark.slow
-def test_the_size_of_updates_does_not_depend_on_width() -> None:
-    found = slopes(one_rate=None)
-    assert abs(found.pop("position") + 0.5) < 0.1
-    assert len(found) == 6
-    assert all(abs(slope) < 0.15 for slope in found.values()), found
-
-
-@pytest.mark.slow
-def test_the_check_tells_a_rate_that_does_not_transfer() -> None:
-    found = slopes(one_rate=0.008)
-    assert all(slope > 0.5 for name, slope in found.items() if name.startswith("branches")), found
+@pytest.mark.parametrize("lr", [0.5, None])
+def test_one_rate_moves_every_width_alike_and_a_plain_one_does_not(lr: float | None, corpora: Path) -> None:
+    data = ImageData(str(corpora / "cifar10_subset.npz"), batch_size=16)
+    model = ViT if lr else PlainViT
+    check = coordinate_check(
+        model, "d_model", sizes=[32, 64, 128, 256], dataset=data, loss_fn=F.cross_entropy, lr=lr or 0.008
+    )
+    slopes = {c.name: c.slope for c in check.coordinates}
+    assert check.passed == bool(lr), coordinate_table(check)
+    if lr:
+        assert slopes.pop("position") == pytest.approx(-0.5, abs=0.1)
+        assert slopes.pop("head") == pytest.approx(1, abs=0.15), "the logits are divided by the width afterwards"
+        assert {f"branches.{i}" for i in range(4)} < set(slopes)
+        assert all(abs(slope) < 0.15 for slope in slopes.values()), slopes
+    else:
+        assert all(slopes[f"branches.{i}"] > 0.5 for i in range(4)), slopes
