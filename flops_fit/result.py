@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from flops_fit.next_run import NextRun
     from flops_fit.report import Recorded
 
 
@@ -62,6 +63,23 @@ class Result:
         if compute_budget is not None:
             compute_budget = _flops(compute_budget)
         return self.analysis.predict(compute_budget, params=params, tokens=tokens, loss=loss)
+
+    def suggest_config(self, compute_budget: float | str) -> NextRun:
+        """What to train with a budget: the nearest size that can be built, its data, steps and expected loss.
+
+        ``print(result.suggest_config("1e21").to_yaml())`` shows it as a file. Nothing is built; a size that the sweep
+        has not counted has an estimated N, and says so.
+
+        Args:
+            compute_budget: Such as 1e21 or "10 PF-days" [FLOPs].
+
+        Raises:
+            FitError: The best size at this budget is withheld.
+        """
+        from flops_fit.suggestion import suggest
+
+        best = self.predict(compute_budget)
+        return suggest(self.analysis, self.directory, best.compute_budget)
 
     def over_train(self, compute_budget: float, tokens_per_param: float) -> WhatIf:
         """The model of a chosen D/N for a budget: its loss, and what reaching that loss costs extra."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from flops_fit.api import load
 from flops_fit.errors import FitError, PlanError, RunError
 from flops_fit.experiment import Experiment
+from flops_fit.plan.nearest import sizes_near
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import read_json, write_json
 from flops_fit.study import Study, plan_study, train_study
+from flops_fit.suggestion import counted_sizes
 from flops_fit.sweep.config import SweepConfig
 from flops_fit.sweep.orchestrator import Selection
 from flops_fit.sweep.progress import Progress
@@ -138,14 +138,10 @@ def _forecast(sweep: SweepDirectory, experiment: Experiment, compute: float) -> 
 
 def _one_run(recipe: Recipe, config: SweepConfig, compute: float, num_params: float) -> Study:
     """The plan of one run: the buildable size that is nearest to the optimum on a log scale."""
-    known = sorted({(e.size_param_value, e.num_params) for e in SweepDirectory(Path(config.output_dir)).experiments()})
-    sizes, params = (np.log(np.array(column, dtype=float)) for column in zip(*known, strict=True))
-    multiple = config.size_multiple or int(np.gcd.reduce([size for size, _ in known]))
-    slope = np.polyfit(params, sizes, 1) if len(known) > 1 else np.array([0.5, sizes[0] - 0.5 * params[0]])
-    inside = params[0] <= math.log(num_params) <= params[-1]
-    guess = np.interp(math.log(num_params), params, sizes) if inside else np.polyval(slope, math.log(num_params))
-    below = max(multiple, int(math.exp(guess) // multiple) * multiple)
-    around = [below, below + multiple]
+    known = counted_sizes(SweepDirectory(Path(config.output_dir)))
+    around: list[Any] = list(config.sizes or [])
+    if not any(isinstance(row, Mapping) for row in around):  # of a table its rows are all there is
+        around = sizes_near(known, num_params, config.size_multiple)
     study = plan_study(recipe, dataclasses.replace(config, compute_budgets=[Flops(compute)], sizes=around, seeds=None))
     if not study.plan.experiments:
         raise PlanError(f"no run of {format_flops(compute)} FLOPs can be planned at {config.size_param} {around}")

@@ -19,7 +19,8 @@ FLOORS = [
     {"laws", "units", "errors", "markup", "redaction"},
     {"experiment", "shapes", "batch", "flops", "randomness", "transfer"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"},
+    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"}
+    | {"suggestion", "next_run"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -32,6 +33,10 @@ ARROWS = {
     ("comparing", "result"),
     ("validation", "api"),
     ("validation", "study"),
+    ("validation", "suggestion"),
+    ("suggestion", "next_run"),
+    ("result", "suggestion"),
+    ("result", "next_run"),
     ("estimate", "study"),
     ("coordinates", "study"),
     ("trial", "study"),

@@ -56,12 +56,19 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--tokens-per-param", type=amount(parse_ratio), help="with --compute: over-train at, say, 200x")
     parser.add_argument("--served", type=amount(parse_count), help="with --loss: tokens to be served count as well")
     parser.add_argument("--unique-tokens", type=amount(parse_count), help="with --compute: repeat so many tokens")
+    parser.add_argument(
+        "--emit-config", metavar="FILE", help="also write what to train next, ready for `flops-fit fit`; - for stdout"
+    )
     own = parser.parse_args(words)
     question = _question(own)
     from flops_fit.api import load
 
     analysis = load(own.source)
     answer = question(analysis)
+    if own.emit_config is not None:
+        _emit(own, analysis, answer)
+        if own.emit_config == "-":
+            return GOOD
     print(json.dumps(answer.to_dict()) if own.json else answer)
     if not own.json:
         for warning in answer.warnings:
@@ -71,6 +78,31 @@ def predict(words: list[str]) -> int:
             codes = ", ".join(dict.fromkeys(w.code for w in analysis.warnings))
             say(f"the fit itself comes with warnings, which `flops-fit analyze` prints: {codes}")
     return GOOD
+
+
+def _emit(own: argparse.Namespace, analysis: ScalingAnalysis, answer: Any) -> None:
+    """Write the config of the run that a prediction calls for."""
+    from flops_fit.fit import Prediction
+    from flops_fit.runs.files import write_atomic
+    from flops_fit.suggestion import suggest
+
+    if not isinstance(answer, Prediction):
+        raise FlopsFitError(
+            "flops-fit predict: --emit-config goes with --compute, --params, --tokens or --loss alone",
+            hint="what is asked besides changes the run, and no config says so",
+        )
+    if own.emit_config == "-" and own.json:
+        raise FlopsFitError("flops-fit predict: --emit-config - and --json both want the standard output")
+    source = Path(own.source)
+    run = suggest(analysis, source if source.is_dir() else source.parent, answer.compute_budget)
+    if own.emit_config == "-":
+        print(run.to_yaml(), end="")
+        return
+    path = Path(own.emit_config)
+    if not path.parent.is_dir():
+        raise FlopsFitError(f"--emit-config {path}: there is no folder {path.parent}")
+    write_atomic(path, run.to_yaml())
+    say(f"written: {path}" + ("" if run.size is not None else ", which names no model: only a table was analysed"))
 
 
 def _question(own: argparse.Namespace) -> Callable[[ScalingAnalysis], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -79,8 +80,12 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     try:
         result = analyze(path)
     except FitError as error:
-        if outcome.counts.get(RunState.COMPLETED, 0) == outcome.total_runs:
+        if outcome.counts.get(RunState.COMPLETED, 0) == outcome.total_runs > 1:
             raise
+        if outcome.counts.get(RunState.COMPLETED) == 1:  # as `predict --emit-config` asks for
+            result_of_one = study.directory.run(study.plan.experiments[0].experiment_id).result()
+            print(json.dumps(result_of_one) if own.json else f"loss {result_of_one['loss']:.4f}")
+            return code
         say(f"no analysis yet: {error.problem}")
         return code
     print_answer(result, as_json=own.json)
