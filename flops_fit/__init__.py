@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flops_fit.experiment import Experiment, SweepPlan
     from flops_fit.fit import Prediction, ScalingAnalysis
     from flops_fit.fit.comparison import Comparison
+    from flops_fit.plan.designed import design_sweep as design_sweep
     from flops_fit.plan.planner import plan_sweep as plan_sweep
     from flops_fit.result import Result
     from flops_fit.train.adapter import LightningAdapter
@@ -43,6 +44,7 @@ _HOMES = {
     "analyze": "flops_fit.api",
     "compare": "flops_fit.comparing",
     "coordinate_check": "flops_fit.coordinates",
+    "design_sweep": "flops_fit.plan.designed",
     "find_optimal": "flops_fit.api",
     "plan_sweep": "flops_fit.plan.planner",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "analyze",
     "compare",
     "coordinate_check",
+    "design_sweep",
     "find_optimal",
     "plan_sweep",
 ]

@@ -15,9 +15,9 @@ from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
 from flops_fit.shapes import shapes_of
-from flops_fit.sweep.config import LauncherName, RayOptions, SlurmOptions, SweepConfig, options_from
+from flops_fit.sweep.config import LauncherName, PlanName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.sweep.ranks import is_extra_rank
-from flops_fit.units import Count, Flops, Seconds
+from flops_fit.units import Flops, Seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ def find_optimal(
     *,
     model_cls: Callable[..., nn.Module],
     model_size_param: str,
-    compute_budgets: Iterable[float | str],
+    compute_budgets: Iterable[float | str] | None = None,
     model_kwargs: dict[str, Any] | None = None,
     dataset: Any = None,
     loss_fn: Callable[..., Any] | None = None,
@@ -137,7 +137,13 @@ def find_optimal(
     flops_per_param_per_token: float = 6.0,
     seeds: Sequence[int] = (0,),
     seeds_at: SeedsAt = "small",
-    min_steps: int = 150,
+    min_steps: int | None = None,
+    plan: PlanName = "grid",
+    target_compute: float | str | None = None,
+    target_error: float | None = None,
+    max_flops: float | str | None = None,
+    noise: float = 0.003,
+    rounds: int = 1,
     launcher: LauncherName = "local",
     jobs: int | None = None,
     runs_per_gpu: int = 1,
@@ -155,7 +161,8 @@ def find_optimal(
         model_cls: Class or factory function of an ``nn.Module`` with ``num_params() -> int``; or a LightningModule's
             class, which without ``loss_fn`` is trained by its own steps and optimizer (``LightningAdapter``).
         model_size_param: The argument of it that sets the size.
-        compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days" [FLOPs].
+        compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days"; a designed sweep finds
+            its own [FLOPs].
         model_kwargs: Other arguments of the model.
         dataset: A Dataset, IterableDataset, DataLoader or LightningDataModule, or a function without arguments
             that returns one; items are pairs (inputs, targets) or mappings. A function can also be called by other
@@ -186,7 +193,14 @@ def find_optimal(
         seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
             tells the noise between runs.
         seeds_at: Which budgets those are: "small" for the smaller half, or "all".
-        min_steps: Cells with fewer optimiser steps are dropped.
+        min_steps: Cells with fewer optimiser steps are dropped; 150 for a grid, 500 for a designed sweep.
+        plan: "grid", or "designed" for the runs that tell the best size at ``target_compute`` best.
+        target_compute: Of a designed sweep: where the answer is wanted [FLOPs].
+        target_error: Of a designed sweep: largest expected root mean square error of ln N_opt there; 0.1 where
+            ``max_flops`` is not given.
+        max_flops: Of a designed sweep: most that all its runs may cost [FLOPs].
+        noise: Of a designed sweep: scatter of the log loss between runs at its largest budget.
+        rounds: Of a grid: 2 adds sizes, once it is trained, at budgets whose minimum is not inside their sizes.
         launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
             "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
         jobs: Runs at a time; as many as there is room for when not given.
@@ -210,8 +224,10 @@ def find_optimal(
         SystemExit: With code 0, in all but the first of several processes that torchrun or srun has started.
     """
     from flops_fit.plan.count import constructor
+    from flops_fit.plan.designed import design_sweep
     from flops_fit.plan.planner import plan_sweep
-    from flops_fit.study import plan_study, train_study
+    from flops_fit.rounds import check_kept, conduct
+    from flops_fit.study import plan_study
     from flops_fit.train.adapter import module_class
     from flops_fit.train.module import ScalingModule, check_loss
     from flops_fit.train.recipe import PythonRecipe
@@ -222,30 +238,77 @@ def find_optimal(
             "find_optimal was called while another process imported this script to find its classes",
             hint="put the call under `if __name__ == '__main__':`",
         )
-    budgets = [_flops(b) for b in compute_budgets]
+    budgets = None if compute_budgets is None else [_flops(b) for b in compute_budgets]
+    target, most = (None if v is None else _flops(v) for v in (target_compute, max_flops))
     if loss_fn is not None:
         check_loss(loss_fn)
     module_cls = module_cls or module_class(model_cls, loss_fn)
     has_loss = loss_fn is not None or module_cls is not None
+    config = SweepConfig(
+        size_param=model_size_param,
+        compute_budgets=budgets,
+        plan=plan,
+        target_compute=target,
+        target_error=target_error,
+        max_flops=most,
+        noise=noise,
+        rounds=rounds,
+        output_dir=Path(output_dir),
+        num_sizes_per_budget=num_sizes_per_budget,
+        min_size=min_size,
+        max_size=max_size,
+        sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
+        size_multiple=size_multiple,
+        width=width,
+        flops=flops,
+        flops_per_param_per_token=flops_per_param_per_token,
+        seeds=list(seeds),
+        seeds_at=seeds_at,
+        min_steps=min_steps,
+        launcher=launcher,
+        jobs=jobs,
+        runs_per_gpu=runs_per_gpu,
+        slurm=options_from(SlurmOptions, slurm),
+        ray=options_from(RayOptions, ray),
+        checkpoint_interval=Seconds(checkpoint_interval),
+        loggers=loggers,
+    )
     if dataset is None or not has_loss:
+        counting: dict[str, Any] = {
+            "min_size": min_size,
+            "max_size": max_size,
+            "sizes": sizes,
+            "size_multiple": size_multiple,
+            "width": width,
+            "flops": flops,
+            "flops_per_param_per_token": flops_per_param_per_token,
+            "batch_size": batch_size,
+            "unit": unit,
+        }
+        if min_steps is not None:
+            counting["min_steps"] = min_steps
+        if target is not None:
+            return design_sweep(
+                model_cls,
+                model_size_param,
+                model_kwargs,
+                target_compute=target,
+                target_error=target_error,
+                max_flops=most,
+                compute_budgets=budgets,
+                noise=noise,
+                seed=seeds[0] if len(seeds) else 0,
+                **counting,
+            )
         return plan_sweep(
             model_cls,
             model_size_param,
             model_kwargs,
-            budgets,
+            budgets or [],
             num_sizes_per_budget=num_sizes_per_budget,
-            min_size=min_size,
-            max_size=max_size,
-            sizes=sizes,
-            size_multiple=size_multiple,
-            width=width,
-            flops=flops,
-            flops_per_param_per_token=flops_per_param_per_token,
-            batch_size=batch_size,
-            unit=unit,
             seeds=seeds,
             seeds_at=seeds_at,
-            min_steps=min_steps,
+            **counting,
         )
     shapes = shapes_of(model_size_param, sizes, width)
     constructor(model_cls, shapes, model_kwargs or {})
@@ -267,29 +330,6 @@ def find_optimal(
         | ({} if metrics is None else {"metrics": dict(metrics)}),
         trainer_kwargs=dict(trainer or {}),
     )
-    config = SweepConfig(
-        size_param=model_size_param,
-        compute_budgets=budgets,
-        output_dir=Path(output_dir),
-        num_sizes_per_budget=num_sizes_per_budget,
-        min_size=None if min_size is None else Count(min_size),
-        max_size=None if max_size is None else Count(max_size),
-        sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
-        size_multiple=None if size_multiple is None else Count(size_multiple),
-        width=shapes.width,
-        flops=flops,
-        flops_per_param_per_token=flops_per_param_per_token,
-        seeds=list(seeds),
-        seeds_at=seeds_at,
-        min_steps=Count(min_steps),
-        launcher=launcher,
-        jobs=jobs,
-        runs_per_gpu=runs_per_gpu,
-        slurm=options_from(SlurmOptions, slurm),
-        ray=options_from(RayOptions, ray),
-        checkpoint_interval=Seconds(checkpoint_interval),
-        loggers=loggers,
-    )
     study = plan_study(recipe, config)
     if not train:
         return study.plan
@@ -300,11 +340,12 @@ def find_optimal(
         raise SystemExit(0)
     for warning in study.plan.warnings:
         logger.warning("%s", warning)
-    outcome = train_study(study, on_progress=_ProgressLog())
+    study, outcome = conduct(study, on_progress=_ProgressLog())
     for line in outcome.left:
         logger.warning("%s", line)
     try:
-        return dataclasses.replace(analyze(config.output_dir), plan=study.plan)
+        result = dataclasses.replace(analyze(config.output_dir), plan=study.plan)
+        return dataclasses.replace(result, notes=tuple(map(str, check_kept(study))))
     except FitError as error:
         raise _explained(error, study, outcome) from error
 

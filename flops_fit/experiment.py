@@ -36,6 +36,8 @@ class Experiment:
         num_params_total: All parameters.
         num_params_non_embedding: All but those of embedding look-ups and of the output head.
         size_kwargs: All arguments of this size, where it is more than the size parameter.
+        round: 1 for what was planned before anything was trained, more for what the results of the rounds before it
+            have asked for.
     """
 
     experiment_id: str
@@ -50,6 +52,7 @@ class Experiment:
     num_params_total: int | None = None
     num_params_non_embedding: int | None = None
     size_kwargs: dict[str, Any] | None = None
+    round: int = 1
 
     def __post_init__(self) -> None:
         if self.num_params <= 0 or self.num_tokens <= 0 or not self.flops_per_token > 0:
@@ -76,7 +79,8 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, derived values included."""
         values = asdict(self) | {"tokens_per_param": self.tokens_per_param, "flops": self.flops}
-        return {k: v for k, v in values.items() if k != "size_kwargs" or v is not None}
+        plain = {"size_kwargs": None, "round": 1}
+        return {k: v for k, v in values.items() if k not in plain or v != plain[k]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -102,6 +106,40 @@ class DroppedCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """What a designed sweep was asked for, and what its runs are expected to leave unknown.
+
+    Attributes:
+        target_compute: Where the answer is wanted [FLOPs].
+        target_error: Largest error of ln N_opt there that was asked for, or None.
+        max_flops: Most that the whole may cost, or None [FLOPs].
+        size_error: Expected root mean square error of ln N_opt at the target.
+        loss_error: The same of ln L_opt.
+        usual_size_error: What the usual grid (five budgets, nine sizes) would leave of the first for as much;
+            None where it cannot be trained for that.
+        usual_loss_error: Of the second.
+        usual_flops: What the usual grid would cost for ``size_error``; None where none below the target has it.
+        cells_flops: Compute of the runs that were chosen [FLOPs].
+        holdout: Ids of the runs at the largest budget that the forecast is checked on; they are counted apart.
+        prior: What the runs were chosen by, in words.
+        is_final: False while the first round may still change what follows it.
+    """
+
+    target_compute: float
+    target_error: float | None
+    max_flops: float | None
+    size_error: float
+    loss_error: float
+    usual_size_error: float | None
+    usual_loss_error: float | None
+    usual_flops: float | None
+    cells_flops: float
+    holdout: tuple[str, ...]
+    prior: str
+    is_final: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
     """Every run of a sweep, and every cell that was dropped with the reason.
 
@@ -117,6 +155,7 @@ class SweepPlan:
         flops_rule: "6nd" for C = 6ND, "counted" for FLOPs counted on the model.
         batch_size: Global batch [samples], or None if not known.
         tokens_per_sample: Tokens in one sample; 1 where the unit is samples.
+        design: What a designed sweep expects of itself; None for a grid.
     """
 
     experiments: list[Experiment]
@@ -130,6 +169,7 @@ class SweepPlan:
     flops_rule: FlopsRule = "6nd"
     batch_size: int | None = None
     tokens_per_sample: int = 1
+    design: Design | None = None
 
     @property
     def num_experiments(self) -> int:

@@ -32,7 +32,7 @@ class Result:
         analysis: The fits.
         plan: The sweep they come from, or None for a table.
         mapping: Of a table: canonical column name to the table's own.
-        notes: Of a table: what was assumed in reading it.
+        notes: Of a table: what was assumed in reading it; of a designed sweep: how it foretold the runs kept back.
         table: The runs, with all that was read of them; None for an analysis that was loaded.
         directory: The sweep's directory, or None for a table.
     """

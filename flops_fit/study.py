@@ -24,6 +24,8 @@ from flops_fit.sweep.progress import Progress
 from flops_fit.transfer import width_ratio
 
 if TYPE_CHECKING:
+    from flops_fit.plan.designed import Question
+    from flops_fit.plan.planner import Planner
     from flops_fit.runs.directory import RunDirectory
     from flops_fit.sweep.launchers.job import Launcher
     from flops_fit.train.module import ScalingModule
@@ -44,6 +46,7 @@ class Study:
         config: What was asked for.
         plan: The runs.
         basis: What, beside budget, size and seed, decides their results.
+        planner: Plans further runs.
         num_samples: Training samples in one pass; None where they have no known end.
     """
 
@@ -51,6 +54,7 @@ class Study:
     config: SweepConfig
     plan: SweepPlan
     basis: dict[str, Any]
+    planner: Planner
     num_samples: int | None = None
 
     @property
@@ -66,6 +70,8 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         PlanError: The sweep cannot be trained as asked.
         DataError: The data is not what a model can be trained on.
     """
+    from flops_fit.plan.designed import Designer
+    from flops_fit.plan.grid import COMFORTABLE_STEPS
     from flops_fit.plan.planner import make_planner
     from flops_fit.plan.sizes import SizeChoice
     from flops_fit.train.guard import check_trainer
@@ -85,9 +91,10 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         sizes=shapes.values,
         size_multiple=config.size_multiple,
     )
+    question = question_of(config)
     planner = make_planner(
         lambda size: module.build_network(**shapes.arguments(size)),
-        config.compute_budgets,
+        question.budgets() if question and config.compute_budgets is None else config.compute_budgets or [],
         choice=choice,
         shapes=shapes,
         model_name=recipe.model_name,
@@ -100,32 +107,45 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         flops_per_param_per_token=config.flops_per_param_per_token,
         seeds=config.seeds or [0],
         seeds_at=config.seeds_at,
-        min_steps=config.min_steps,
+        min_steps=COMFORTABLE_STEPS if question and config.min_steps is None else config.min_steps,
         count_tokens=module.count_tokens,
         num_samples=data.num_samples,
         auto_batch=True,
     )
-    plan = planner.grid()
-    assert plan.batch_size is not None
-    data.check_batch(plan.batch_size)
+    assert planner.batch_size is not None
+    data.check_batch(planner.batch_size)
     basis = recipe.basis() | {
         "data_fingerprint": data.fingerprint,
-        "batch_size": plan.batch_size,
-        "flops": [plan.flops_rule, config.flops_per_param_per_token],
+        "batch_size": planner.batch_size,
+        "flops": [planner.search.rule, config.flops_per_param_per_token],
     }
     basis = json.loads(json.dumps(basis))
-    tag = basis_hash(basis)
-    experiments = [dataclasses.replace(e, experiment_id=f"{e.experiment_id}_{tag}") for e in plan.experiments]
-    notes = data.notes + _group_warnings(plan, module, recipe) + module.remarks()
+    planner.tag = basis_hash(basis)
+    twice = [name for name in shapes.names if name in recipe.model_kwargs]
+    if twice:
+        planner.notes.append(f"the model's arguments also set {', '.join(twice)}; the planned sizes win")
+    plan = planner.grid() if question is None else Designer(planner=planner, question=question).outline()
+    planner.notes += data.notes + _group_warnings(plan, module, recipe) + module.remarks()
     module.check_metrics(module.net, data.example)  # of the smallest size
     if plan.unit == "tokens":
         smallest = min(plan.experiments, key=lambda e: e.num_params)
         check_vocabulary(module, smallest.size_arguments(plan.size_param), data)
-    plan = dataclasses.replace(plan, experiments=experiments, warnings=notes + plan.warnings)
-    twice = [name for name in shapes.names if name in plan.model_kwargs]
-    if twice:
-        plan.warnings.append(f"the model's arguments also set {', '.join(twice)}; the planned sizes win")
-    return Study(recipe=recipe, config=config, plan=plan, basis=basis, num_samples=data.num_samples)
+    plan = dataclasses.replace(plan, warnings=list(dict.fromkeys([*planner.notes, *plan.warnings])))
+    return Study(recipe=recipe, config=config, plan=plan, basis=basis, planner=planner, num_samples=data.num_samples)
+
+
+def question_of(config: SweepConfig) -> Question | None:
+    """What a designed sweep is for; None for a grid."""
+    if config.target_compute is None:
+        return None
+    from flops_fit.plan.designed import Question
+
+    return Question(
+        target_compute=config.target_compute,
+        target_error=config.target_error,
+        max_flops=config.max_flops,
+        noise=config.noise,
+    )
 
 
 def _group_warnings(plan: SweepPlan, module: ScalingModule, recipe: Recipe) -> list[str]:

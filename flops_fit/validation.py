@@ -142,7 +142,17 @@ def _one_run(recipe: Recipe, config: SweepConfig, compute: float, num_params: fl
     around: list[Any] = list(config.sizes or [])
     if not any(isinstance(row, Mapping) for row in around):  # of a table its rows are all there is
         around = sizes_near(known, num_params, config.size_multiple)
-    study = plan_study(recipe, dataclasses.replace(config, compute_budgets=[Flops(compute)], sizes=around, seeds=None))
+    one = dataclasses.replace(
+        config,
+        compute_budgets=[Flops(compute)],
+        sizes=around,
+        seeds=None,
+        plan="grid",
+        target_compute=None,
+        target_error=None,
+        max_flops=None,
+    )
+    study = plan_study(recipe, one)
     if not study.plan.experiments:
         raise PlanError(f"no run of {format_flops(compute)} FLOPs can be planned at {config.size_param} {around}")
     nearest = min(study.plan.experiments, key=lambda e: abs(math.log(e.num_params / num_params)))

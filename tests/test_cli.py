@@ -106,7 +106,7 @@ def test_plan_shows_cost_and_what_was_left_out(tmp_path: Path, capsys: pytest.Ca
     assert code == GOOD
     assert "toy.Net: 7 runs, D in samples" in out
     assert "FLOPs (counted on the model)" in out
-    assert "left out: size 3 at 1e+07: 1" in out
+    assert "left out at 1e+07: size 3: 1" in out
     assert "tokens per parameter (at most 1000)" in out
     assert not (tmp_path / "out").exists()
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"laws", "units", "errors", "markup", "redaction"},
     {"experiment", "shapes", "batch", "flops", "randomness", "transfer"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
-    {"api", "study", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"}
+    {"api", "study", "rounds", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"}
     | {"suggestion", "next_run"},
     {"cli", "__main__"},
 ]
@@ -28,6 +28,8 @@ ARROWS = {
     ("sweep", "runs"),
     ("report", "fit"),
     ("api", "study"),
+    ("api", "rounds"),
+    ("rounds", "study"),
     ("api", "result"),
     ("comparing", "api"),
     ("comparing", "result"),
@@ -152,6 +154,7 @@ def test_public_names_are_those_that_are_promised() -> None:
         "analyze",
         "compare",
         "coordinate_check",
+        "design_sweep",
         "find_optimal",
         "plan_sweep",
     ]

@@ -19,6 +19,7 @@ from flops_fit.cli.main import GOOD, INTERRUPTED, SOME_FAILED
 from flops_fit.cli.terminal import Chatter
 from flops_fit.cli.words import amount, command_line, parser_of, say
 from flops_fit.errors import FitError, FlopsFitError
+from flops_fit.report.plan import design_lines
 from flops_fit.runs.directory import VERBOSE, RunState
 from flops_fit.sweep.progress import progress
 from flops_fit.sweep.ranks import is_extra_rank
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from flops_fit.cli.words import Parser
+    from flops_fit.experiment import SweepPlan
     from flops_fit.runs.directory import RunDirectory, SweepDirectory
     from flops_fit.sweep.orchestrator import Outcome
     from flops_fit.sweep.progress import Progress
@@ -53,7 +55,8 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     from flops_fit.api import analyze
     from flops_fit.cli.config import SweepCLI
     from flops_fit.report.plan import repeats_lines
-    from flops_fit.study import plan_study, train_study, write_sweep_yaml
+    from flops_fit.rounds import check_kept, conduct
+    from flops_fit.study import plan_study, write_sweep_yaml
     from flops_fit.sweep.orchestrator import Selection
 
     with quiet_libraries():
@@ -71,7 +74,7 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     )
     followed = [study.directory.run(e.experiment_id) for e in study.plan.experiments] if own.verbose else []
     with progress_of(study.directory, study.plan.size_param, study.plan.unit, followed) as show:
-        outcome = train_study(study, selection=selection, on_progress=show)
+        study, outcome = conduct(study, selection=selection, extend=own.extend, on_progress=show, on_plan=_say_round)
     write_sweep_yaml(study, cli.text)
     code = _say_outcome(outcome, path)
     if cli.sweep.launcher == "commands" and any(outcome.counts.get(state) for state in _TO_DO):
@@ -89,6 +92,8 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
         say(f"no analysis yet: {error.problem}")
         return code
     print_answer(result, as_json=own.json)
+    for kept in check_kept(study):
+        say(str(kept))
     page = study.directory.report / "report.html"
     if study.directory.analysis != before or not page.exists():  # drawing the same again takes seconds
         result.report(page.parent, command=command_line("fit", words))
@@ -127,6 +132,9 @@ def sweep_options(
         )
         parser.add_argument("--max-flops", type=amount(parse_flops), help="spend at most this compute in this call")
         parser.add_argument("--max-hours", type=amount(_hours), help="start no run after this long: 8, 45min")
+        parser.add_argument(
+            "--extend", action="store_true", help="one round more: what the results ask for, sizes or further runs"
+        )
     if verb != "plan":
         add_verbose(parser)
     parser.add_argument(
@@ -190,6 +198,15 @@ def _hours(text: str) -> float:
         return float(text)
     except ValueError:
         return parse_duration(text) / 3600
+
+
+def _say_round(plan: SweepPlan) -> None:
+    """Announce the runs that the results so far ask for."""
+    latest = max(e.round for e in plan.experiments)
+    new = [e for e in plan.experiments if e.round == latest]
+    say(f"round {latest}: {len(new)} further runs, {format_flops(sum(e.flops for e in new))} FLOPs")
+    for text in design_lines(plan):
+        say(text)
 
 
 def _say_outcome(outcome: Outcome, path: Path) -> int:

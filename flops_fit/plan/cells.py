@@ -126,31 +126,38 @@ def _why_not(N: int, tokens: int, steps: int | None, limits: tuple[float, float]
     if tokens < 1:
         return "not one token"
     low, high = limits or (0.0, math.inf)
-    if not low <= tokens / N <= high:
-        return f"{tokens / N:.3g} tokens per parameter (from {low:g} to {high:g})"
+    if tokens / N < low:
+        return f"only {tokens / N:.2g} tokens per parameter (at least {low:g})"
+    if tokens / N > high:
+        return f"{tokens / N:.4g} tokens per parameter (at most {high:g})"
     if steps is not None and steps < min_steps:
         return f"only {steps} optimiser steps (at least {min_steps}); a smaller batch would give more"
     return None
 
 
-def first_stage(candidates: Sequence[Experiment], *, plan_flops: float) -> tuple[Experiment, ...]:
+def first_stage(
+    candidates: Sequence[Experiment], *, plan_flops: float, share: float = FIRST_STAGE_SHARE
+) -> tuple[Experiment, ...]:
     """The cheap runs that correct a poor guess at the law before the rest is planned.
 
-    As many sizes at each of the two smallest budgets, evenly spaced over all that are candidates, as 2 % of the whole
-    buys, at most nine.
+    As many sizes at each of the two smallest budgets that have four, evenly spaced over all that are candidates, as
+    this share of the whole buys, at most nine.
 
     Args:
         candidates: Runs there might be, as ``candidate_cells`` makes them.
         plan_flops: Cost of the whole sweep [FLOPs].
+        share: Of it, for these.
 
     Raises:
         PlanError: There are not two budgets of four sizes, or they cost too much.
     """
-    budgets = sorted({e.compute_budget for e in candidates})[:2]
-    rungs = [sorted((e for e in candidates if e.compute_budget == C), key=lambda e: e.num_params) for C in budgets]
     fewest = _FIRST_STAGE_SIZES[-1]
-    if len(rungs) < 2 or min(map(len, rungs)) < fewest:
-        found = ", ".join(f"{format_flops(C)} has {len(r)}" for C, r in zip(budgets, rungs, strict=True)) or "none"
+    every = sorted({e.compute_budget for e in candidates})
+    by_budget = [sorted((e for e in candidates if e.compute_budget == C), key=lambda e: e.num_params) for C in every]
+    rungs = [rung for rung in by_budget if len(rung) >= fewest][:2]
+    budgets = [rung[0].compute_budget for rung in rungs]
+    if len(rungs) < 2:
+        found = ", ".join(f"{format_flops(C)} has {len(r)}" for C, r in zip(every, by_budget, strict=True)) or "none"
         raise PlanError(
             f"a first stage needs two budgets of at least {fewest} sizes; {found}",
             hint="give more sizes, or a further budget",
@@ -160,10 +167,10 @@ def first_stage(candidates: Sequence[Experiment], *, plan_flops: float) -> tuple
             rung[i] for rung in rungs for i in np.unique(np.linspace(0, len(rung) - 1, count).round().astype(int))
         ]
         cost = math.fsum(e.flops for e in picked)
-        if cost <= FIRST_STAGE_SHARE * plan_flops:
+        if cost <= share * plan_flops:
             return tuple(picked)
     raise PlanError(
         f"a first stage of {len(picked)} runs at {format_flops(budgets[0])} and {format_flops(budgets[1])} costs"
-        f" {format_flops(cost)}, more than {FIRST_STAGE_SHARE:.0%} of {format_flops(plan_flops)}",
+        f" {format_flops(cost)}, more than {share:.0%} of {format_flops(plan_flops)}",
         hint="add smaller budgets, a thousandth of the largest and less",
     )

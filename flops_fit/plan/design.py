@@ -8,7 +8,7 @@ plan is one of them. What may be spent does not change the curve, so that more m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -36,6 +36,9 @@ _HOLDOUT_SIZES: Final = (0.5, 2.0)
 # The usual sweep, after Hoffmann et al. (2022): five budgets over two decades, nine sizes within a factor four.
 _USUAL_BUDGETS: Final = np.geomspace(0.01, 1.0, 5)
 _USUAL_SIZES: Final = np.geomspace(0.25, 4.0, 9)
+# From parameters and tokens of runs, each of shape (runs,), to which of them can be trained.
+Feasible = Callable[[FloatArray, FloatArray], Any]
+
 _USUAL_COST: Final = float(_USUAL_BUDGETS.sum() * len(_USUAL_SIZES))
 
 
@@ -134,6 +137,7 @@ def design_cells(
     loss_worth: float = LOSS_WORTH,
     holdout: bool = True,
     max_runs: int = MAX_RUNS,
+    feasible: Feasible | None = None,
 ) -> DesignedSweep:
     """Choose the runs that tell N_opt at the target best.
 
@@ -152,6 +156,7 @@ def design_cells(
         loss_worth: What an error of ln L_opt counts beside one of ln N_opt as large.
         holdout: Keep two runs at the largest budget back; without, they are among the cells.
         max_runs: Most runs, those done already included and those kept back not.
+        feasible: Which runs (N, D) can be trained at all, so that the usual grid is judged by those; None for any.
 
     Raises:
         PlanError: The target is not beyond the candidates, the candidates cannot determine a law, or the error asked
@@ -166,7 +171,7 @@ def design_cells(
     _check_candidates(fresh, runs, target_compute)
     N, D, C = (np.array([getattr(e, name) for e in runs], float) for name in ("num_params", "num_tokens", "flops"))
     beliefs = believe(laws, N, D, target=target_compute, rule=rule, doubt=doubt)
-    problem = _Problem(beliefs, target_compute, noise or Noise(), max(e.compute_budget for e in runs), rule)
+    problem = _Problem(beliefs, target_compute, noise or Noise(), max(e.compute_budget for e in runs), rule, feasible)
     expected = problem.expected(N, D, C, worth=loss_worth)
 
     kept = _at_largest(runs, len(done), beliefs, rule)
@@ -208,6 +213,7 @@ class _Problem:
     noise: Noise
     largest: float
     rule: ComputeRule
+    feasible: Feasible | None
 
     def expected(self, N: FloatArray, D: FloatArray, C: FloatArray, *, worth: float = 1.0) -> ExpectedError:
         """Judges designs among these runs."""
@@ -227,7 +233,13 @@ class _Problem:
         """Expected squared errors of the usual grid with that largest budget, centred on the laws' mean optimum."""
         C = np.repeat(largest * _USUAL_BUDGETS, len(_USUAL_SIZES))
         N = _mean_optimum(self.beliefs, C, self.rule) * np.tile(_USUAL_SIZES, len(_USUAL_BUDGETS))
-        expected = self.expected(N, np.asarray(self.rule.tokens(C, N)), C)
+        D = np.asarray(self.rule.tokens(C, N))
+        if self.feasible is not None:
+            can = self.feasible(N, D)
+            N, D, C = N[can], D[can], C[can]
+            if min(len(np.unique(N)), len(np.unique(D))) < FEWEST_DISTINCT or len(N) < FEWEST_RUNS:
+                return np.full(2, np.inf)
+        expected = self.expected(N, D, C)
         return expected.squares(expected.gather(range(len(C))))
 
     def usual_flops(self, square: float) -> float | None:

@@ -53,9 +53,11 @@ class Planner:
         batch_size: Global batch [samples], or None.
         num_samples: Training samples, where their number is known.
         min_steps: Cells with fewer optimiser steps are dropped.
+        tag: Ends the names of runs: a hash of what, beside budget, size and seed, decides their results.
         cells: Those chosen so far, by budget.
         dropped: Cells left out.
-        warnings: What the reader should know.
+        warnings: What the reader should know of them.
+        notes: What the reader should know of every plan.
     """
 
     search: SizeSearch
@@ -70,9 +72,11 @@ class Planner:
     batch_size: int | None = None
     num_samples: int | None = None
     min_steps: int = MIN_STEPS
+    tag: str = ""
     cells: dict[float, list[Cell]] = field(default_factory=dict)
     dropped: list[DroppedCell] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def cells_for(self, C: float) -> list[Cell]:
         """The cells of one budget that can be trained; the others go to ``dropped``."""
@@ -148,8 +152,7 @@ class Planner:
             cells = self.cells_for(C)
             self.warnings += budget_remarks(C, cells, [*self.search.dropped, *self.dropped])
             self.cells[C] = cells
-            seeds = self.seeds if C in self.repeated else self.seeds[:1]
-            experiments += [self.experiment(C, cell, seed) for cell in cells for seed in seeds]
+            experiments += [self.experiment(C, cell, seed) for cell in cells for seed in self.seeds_at(C)]
         if not experiments:
             reasons = first_of_each_kind(d.reason for d in [*self.search.dropped, *self.dropped])
             raise PlanError(
@@ -159,11 +162,15 @@ class Planner:
             )
         return self.plan_of(experiments, self.warnings + sweep_remarks(self.cells))
 
+    def seeds_at(self, C: float) -> Sequence[int]:
+        """The seeds of a budget's cells."""
+        return self.seeds if C in self.repeated else self.seeds[:1]
+
     def experiment(self, C: float, cell: Cell, seed: int) -> Experiment:
         """One run."""
         size = cell.count.size
         return Experiment(
-            experiment_id=f"C{format_flops(C, 6)}_{self.shapes.name(size)}_s{seed}",
+            experiment_id=f"C{format_flops(C, 6)}_{self.shapes.name(size)}_s{seed}" + (self.tag and f"_{self.tag}"),
             compute_budget=C,
             size_param_value=size,
             num_params=cell.count.num_params,
@@ -187,7 +194,7 @@ class Planner:
             model_kwargs=self.model_kwargs,
             compute_budgets=self.budgets,
             dropped=[*self.search.dropped, *self.dropped],
-            warnings=[*self.search.counter.notes, *odd, *warnings],
+            warnings=[*self.notes, *self.search.counter.notes, *odd, *warnings],
             unit=self.unit,
             flops_rule=self.search.rule,
             batch_size=self.batch_size,
@@ -216,7 +223,7 @@ def plan_sweep(
     unit: Unit | None = None,
     seeds: Sequence[int] = (0,),
     seeds_at: SeedsAt = "small",
-    min_steps: int = MIN_STEPS,
+    min_steps: int | None = None,
 ) -> SweepPlan:
     """Plan an IsoFLOP sweep (Hoffmann et al. 2022, arXiv:2203.15556, section 3.2) of any model class.
 
@@ -242,11 +249,51 @@ def plan_sweep(
         seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
             tells the noise between runs.
         seeds_at: Which budgets those are: "small" for the smaller half, or "all".
-        min_steps: Cells with fewer optimiser steps are dropped.
+        min_steps: Cells with fewer optimiser steps are dropped; 150 when not given.
 
     Raises:
         PlanError: The model breaks its contract, a budget is not a positive number, or no cell is left.
     """
+    return planner_of(
+        model_cls,
+        size_param,
+        model_kwargs,
+        compute_budgets,
+        num_sizes_per_budget=num_sizes_per_budget,
+        min_size=min_size,
+        max_size=max_size,
+        sizes=sizes,
+        size_multiple=size_multiple,
+        width=width,
+        flops=flops,
+        flops_per_param_per_token=flops_per_param_per_token,
+        example_batch=example_batch,
+        batch_size=batch_size,
+        loss_fn=loss_fn,
+        unit=unit,
+        seeds=seeds,
+        seeds_at=seeds_at,
+        min_steps=min_steps,
+    ).grid()
+
+
+def planner_of(
+    model_cls: Callable[..., nn.Module],
+    size_param: str,
+    model_kwargs: dict[str, Any] | None,
+    compute_budgets: Iterable[float],
+    *,
+    num_sizes_per_budget: int,
+    min_size: int | None,
+    max_size: int | None,
+    sizes: Sequence[int] | Sequence[Mapping[str, Any]] | None,
+    size_multiple: int | None,
+    width: Mapping[str, Any] | None,
+    example_batch: Any,
+    loss_fn: Callable[..., Any] | None,
+    **options: Any,
+) -> Planner:
+    """What plans sweeps of a model class; the arguments are those of ``plan_sweep``."""
     fixed = dict(model_kwargs or {})
     shapes = shapes_of(size_param, sizes, width)
     build = constructor(model_cls, shapes, fixed)
@@ -264,7 +311,7 @@ def plan_sweep(
         sizes=shapes.values,
         size_multiple=size_multiple,
     )
-    plan = make_planner(
+    planner = make_planner(
         build,
         compute_budgets,
         choice=choice,
@@ -273,18 +320,12 @@ def plan_sweep(
         model_kwargs=fixed,
         loss=loss,
         example_batch=example_batch,
-        batch_size=batch_size,
-        unit=unit,
-        flops=flops,
-        flops_per_param_per_token=flops_per_param_per_token,
-        seeds=seeds,
-        seeds_at=seeds_at,
-        min_steps=min_steps,
-    ).grid()
+        **options,
+    )
     twice = [f"{name}={fixed[name]!r}" for name in shapes.names if name in fixed]
     if twice:
-        plan.warnings.append(f"model_kwargs also sets {', '.join(twice)}; the planned sizes win")
-    return plan
+        planner.notes.append(f"model_kwargs also sets {', '.join(twice)}; the planned sizes win")
+    return planner
 
 
 def make_planner(
@@ -302,8 +343,8 @@ def make_planner(
     flops: FlopsRule | None,
     flops_per_param_per_token: float,
     seeds: Sequence[int],
-    seeds_at: SeedsAt,
-    min_steps: int,
+    min_steps: int | None,
+    seeds_at: SeedsAt = "small",
     count_tokens: Callable[[Any], int] | None = None,
     num_samples: int | None = None,
     auto_batch: bool = False,
@@ -341,7 +382,7 @@ def make_planner(
         tokens_per_sample=per_sample,
         batch_size=batch_size,
         num_samples=num_samples,
-        min_steps=min_steps,
+        min_steps=MIN_STEPS if min_steps is None else min_steps,
     )
 
 

@@ -106,7 +106,7 @@ class SizeSearch:
         if self.choice.sizes is not None:
             return self._given()
         centre = self.expected_optimum(C)
-        candidates = self._candidates(centre * HALF_RANGE)
+        candidates = self.candidates(centre * HALF_RANGE)
         low, high = centre / HALF_RANGE, centre * HALF_RANGE
         if self.choice.min_size is not None:
             low = self.counter(candidates[0]).num_params
@@ -119,7 +119,7 @@ class SizeSearch:
     def sizes_within(self, low: float, high: float) -> list[int]:
         """As many sizes as are wanted, evenly over a range of N."""
         targets = log_spaced(low, high, self.choice.num_sizes_per_budget)
-        return pick_sizes(targets, self._candidates(high), self._num_params)
+        return pick_sizes(targets, self.candidates(high), self._num_params)
 
     def _given(self) -> list[int]:
         """The user's sizes, less those that cannot be built and those of as many parameters as another."""
@@ -158,7 +158,7 @@ class SizeSearch:
         if self.rule == "6nd":
             return N * math.sqrt(6 / self.flops_per_param_per_token)
         for _ in range(8):  # a fixed point: the cost per token changes slowly with N
-            candidates = self._candidates(N)
+            candidates = self.candidates(N)
             if not candidates:
                 return N  # no size can be built, which the plan tells size by size
             count = self.counter(pick_sizes([N], candidates, self._num_params)[0])
@@ -170,7 +170,7 @@ class SizeSearch:
         count = self.count(size)
         return None if count is None else count.num_params
 
-    def _candidates(self, N: float) -> list[int]:
+    def candidates(self, N: float) -> list[int]:
         """Sensible sizes up to the user's largest, or the first of at least N; the ends can be built."""
         if self.choice.sizes is not None:
             return [size for size in sorted({int(s) for s in self.choice.sizes}) if self._probe(size) is not None]

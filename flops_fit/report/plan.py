@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
-from flops_fit.experiment import Experiment, SweepPlan
+from flops_fit.experiment import DroppedCell, Experiment, SweepPlan
 from flops_fit.units import format_bytes, format_count, format_duration, format_flops
 
 _Column = tuple[str, Sequence[str]]
@@ -24,12 +26,11 @@ def plan_table(plan: SweepPlan, runs: Sequence[_Column] = (), totals: Sequence[s
     lines += ["", "cost: " + ", ".join(f"{format_flops(f)} at {format_flops(C)}" for C, f in by_budget.items())]
     rule = "C = 6ND" if plan.flops_rule == "6nd" else "counted on the model"
     lines.append(f"in all {format_flops(plan.total_flops)} FLOPs ({rule})")
-    lines += totals
-    lines += repeats_lines(plan)
+    lines += [*totals, *repeats_lines(plan), *design_lines(plan)]
     if plan.batch_size is not None:
         per_step = f" = {plan.batch_size * plan.tokens_per_sample} tokens" if plan.unit == "tokens" else ""
         lines.append(f"batch: {plan.batch_size} samples{per_step} a step")
-    lines += [_dropped(d.size, d.compute_budget, d.reason) for d in plan.dropped]
+    lines += _left_out(plan.dropped)
     lines += [f"note: {w}" for w in plan.warnings]
     return "\n".join(lines)
 
@@ -48,6 +49,42 @@ def repeats_lines(plan: SweepPlan) -> list[str]:
         f"seeds: {', '.join(map(str, seeds))} again at {where}: {len(again)} more runs,"
         f" {share:.2g}% more FLOPs; their scatter is the noise that the fit is judged by"
     ]
+
+
+def design_lines(plan: SweepPlan) -> list[str]:
+    """What a designed sweep expects of itself, beside the usual grid; nothing for a grid."""
+    design = plan.design
+    if design is None:
+        return []
+    target = format_flops(design.target_compute)
+    expected = f"{_factor(design.size_error)} in N_opt, {design.loss_error:.2%} in the loss"
+    usual = "cannot be trained for as much"
+    if design.usual_size_error is not None:
+        usual = f"leaves {_factor(design.usual_size_error)} and {design.usual_loss_error:.2%} for as much"
+    kept = [e for e in plan.experiments if e.experiment_id in design.holdout]
+    apart = format_flops(sum(e.flops for e in kept))
+    lines = [
+        f"design: expected error at {target} FLOPs {expected} (root mean squares), for"
+        f" {format_flops(design.cells_flops)} FLOPs; {len(kept)} runs kept back to check it cost {apart} more",
+        f"  the usual grid of 5 budgets and 9 sizes {usual}"
+        + (
+            f", and costs {format_flops(design.usual_flops)} ({design.usual_flops / design.cells_flops:.2g} times) for"
+            " the same error in N_opt"
+            if design.usual_flops
+            else ", and has no such error in N_opt at any cost below the target"
+        ),
+        f"  chosen by {design.prior}, allowing for other forms of the law",
+    ]
+    if not design.is_final:
+        first = [e for e in plan.experiments if e.round == 1]
+        cost = format_flops(sum(e.flops for e in first))
+        lines.append(f"  first {len(first)} runs, {cost} FLOPs; the others are chosen anew by what these say")
+    return lines
+
+
+def _factor(error: float) -> str:
+    """An error of a logarithm, as a percentage."""
+    return f"{math.expm1(error):.1%}"
 
 
 def size_columns(plan: SweepPlan) -> list[_Column]:
@@ -100,8 +137,18 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _dropped(size: int, budget: float | None, reason: str) -> str:
-    return f"left out: size {size}{'' if budget is None else f' at {format_flops(budget)}'}: {reason}"
+def _left_out(dropped: Sequence[DroppedCell]) -> list[str]:
+    """A line for every kind of reason at a budget, with the sizes that it holds for and the first one's numbers."""
+    kinds: dict[tuple[float | None, str], list[DroppedCell]] = {}
+    for d in dropped:
+        kinds.setdefault((d.compute_budget, re.sub(r"\d[\d.e+-]*", "#", d.reason)), []).append(d)
+    lines = []
+    for (budget, _), cells in kinds.items():
+        where = "" if budget is None else f" at {format_flops(budget)}"
+        sizes = ", ".join(str(d.size) for d in cells)
+        reason = cells[0].reason if len(cells) == 1 else f"{cells[0].reason} (of size {cells[0].size})"
+        lines.append(f"left out{where}: size{'s' * (len(cells) > 1)} {sizes}: {reason}")
+    return lines
 
 
 def _size(experiment: Experiment) -> str:

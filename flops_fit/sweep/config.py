@@ -13,6 +13,8 @@ from flops_fit.units import Count, Flops, Seconds
 
 LauncherName = Literal["local", "inline", "slurm", "ray", "commands"]
 
+PlanName = Literal["grid", "designed"]
+
 # Slurm counts in minutes, may signal a minute early, and a run is asked to save 90 s before its time is up.
 _SHORTEST_TIME = 300
 
@@ -101,7 +103,16 @@ class SweepConfig:
 
     Attributes:
         size_param: The network's argument that sets its size.
-        compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days" [FLOPs].
+        compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days"; a designed sweep finds
+            its own, three decades below a hundredth of the target [FLOPs].
+        plan: "grid" for sizes round the expected optimum of every budget; "designed" for the runs that tell the best
+            size at ``target_compute`` best.
+        target_compute: Of a designed sweep: where the answer is wanted [FLOPs].
+        target_error: Of a designed sweep: largest expected root mean square error of ln N_opt there; 0.1 where
+            ``max_flops`` is not given.
+        max_flops: Of a designed sweep: most that all its runs may cost [FLOPs].
+        noise: Of a designed sweep: scatter of the log loss between runs at its largest budget.
+        rounds: Of a grid: 2 adds sizes, once it is trained, at budgets whose minimum is not inside their sizes.
         output_dir: Where everything is written; the same command on it resumes.
         num_sizes_per_budget: Sizes at each budget.
         min_size: Smallest size; found when not given.
@@ -115,7 +126,8 @@ class SweepConfig:
         seeds: The first is that of every cell; with the others the cells of some budgets are trained again, which
             tells the noise between runs. [0] when not given.
         seeds_at: Which budgets those are: "small" for the smaller half, or "all".
-        min_steps: Cells with fewer optimiser steps are dropped.
+        min_steps: Cells with fewer optimiser steps are dropped; 150 for a grid, 500 for a designed sweep, whose runs
+            are farther from the optimum.
         launcher: "local" for processes of this machine, "inline" for this process, "slurm" or "ray" for a cluster;
             "commands" trains nothing and writes one command a run to OUTPUT_DIR/commands.txt.
         jobs: Runs at a time; as many as there is room for when not given.
@@ -129,7 +141,13 @@ class SweepConfig:
     """
 
     size_param: str
-    compute_budgets: list[Flops]
+    compute_budgets: list[Flops] | None = None
+    plan: PlanName = "grid"
+    target_compute: Flops | None = None
+    target_error: float | None = None
+    max_flops: Flops | None = None
+    noise: float = 0.003
+    rounds: int = 1
     output_dir: Path = Path("outputs")
     num_sizes_per_budget: int = 7
     min_size: Count | None = None
@@ -141,7 +159,7 @@ class SweepConfig:
     flops_per_param_per_token: float = 6.0
     seeds: list[int] | None = None
     seeds_at: SeedsAt = "small"
-    min_steps: Count = Count(150)  # noqa: RUF009
+    min_steps: Count | None = None
     launcher: LauncherName = "local"
     jobs: int | None = None
     runs_per_gpu: int = 1
@@ -156,6 +174,7 @@ class SweepConfig:
         self.width = shapes_of(self.size_param, self.sizes, self.width).width
         self.slurm = options_from(SlurmOptions, self.slurm)
         self.ray = options_from(RayOptions, self.ray)
+        self._check_plan()
         if self.jobs is not None and self.jobs < 1:
             raise PlanError(f"jobs={self.jobs} must be at least 1")
         if self.runs_per_gpu < 1:
@@ -167,3 +186,27 @@ class SweepConfig:
             raise PlanError(f"checkpoint_interval={self.checkpoint_interval} must not be negative")
         if self.flops not in (None, "6nd", "counted"):
             raise PlanError(f"flops={self.flops!r} is unknown", hint="choose 6nd or counted")
+
+    def _check_plan(self) -> None:
+        if self.plan not in get_args(PlanName):
+            raise PlanError(f"plan={self.plan!r} is unknown", hint=f"choose {' or '.join(get_args(PlanName))}")
+        asked = {"target_compute": self.target_compute, "target_error": self.target_error, "max_flops": self.max_flops}
+        given = [name for name, value in asked.items() if value is not None]
+        if self.plan == "grid" and given:
+            raise PlanError(
+                f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for a designed sweep, and plan is grid",
+                hint="add plan: designed, or leave these out (--max-flops of `fit` limits one call)",
+            )
+        if self.plan == "grid" and not self.compute_budgets:
+            raise PlanError(
+                "compute_budgets is missing: the training compute of each IsoFLOP group",
+                hint="such as compute_budgets: [1e17, 3e17, 1e18], or plan: designed with a target_compute",
+            )
+        if self.plan == "designed" and self.target_compute is None:
+            raise PlanError(
+                "plan: designed needs target_compute, where the answer is wanted", hint="such as target_compute: 1e21"
+            )
+        if self.rounds < 1 or (self.plan == "designed" and self.rounds != 1):
+            raise PlanError(
+                f"rounds={self.rounds} must be at least 1, and 1 for a designed sweep, which plans its own second round"
+            )
