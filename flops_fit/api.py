@@ -244,6 +244,7 @@ def find_optimal(
         check_loss(loss_fn)
     module_cls = module_cls or module_class(model_cls, loss_fn)
     has_loss = loss_fn is not None or module_cls is not None
+    shapes = shapes_of(model_size_param, sizes, width)
     config = SweepConfig(
         size_param=model_size_param,
         compute_budgets=budgets,
@@ -259,7 +260,7 @@ def find_optimal(
         max_size=max_size,
         sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
         size_multiple=size_multiple,
-        width=width,
+        width=shapes.width,
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=list(seeds),
@@ -310,7 +311,6 @@ def find_optimal(
             seeds_at=seeds_at,
             **counting,
         )
-    shapes = shapes_of(model_size_param, sizes, width)
     constructor(model_cls, shapes, model_kwargs or {})
     recipe = PythonRecipe(
         model_cls=model_cls,

@@ -198,7 +198,7 @@ def test_a_plan_alone_needs_no_data() -> None:
     assert max(e.compute_budget for e in plan.experiments) == pytest.approx(1e13)
     for e in plan.experiments:
         assert e.num_params == toy.Net(e.size_param_value).num_params()
-        assert e.flops == pytest.approx(e.compute_budget, rel=1e-5)
+        assert e.flops == pytest.approx(e.compute_budget, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_plan_alone_needs_no_data() -> None:
         ({"target_compute": 2e7}, "not beyond the pilots"),
         ({"max_flops": 1e6}, "buys no sweep: the cheapest that determines a law costs"),
         ({"target_error": 1e-4}, "cannot be had from these budgets"),
-        ({"target_error": 0.2, "max_flops": 8e7}, "buys"),
+        ({"target_error": 0.45, "max_flops": 8e7}, "max_flops=8e+07 buys"),
         ({"target_compute": None}, "needs target_compute"),
         ({"rounds": 2}, "plans its own second round"),
         ({"seeds": [0, 1]}, "trains every run once"),

@@ -320,7 +320,8 @@ def _choose(curve: list[_State], target_error: float | None, max_flops: float | 
         return affordable[-1]
     if good and good[0].flops <= affordable[-1].flops:
         return good[0]
-    reachable = f"{math.sqrt(affordable[-1].squares[0]):.3g} for {format_flops(affordable[-1].flops + reserved)}"
+    best = affordable[-1] if good else curve[-1]
+    reachable = f"{math.sqrt(best.squares[0]):.3g} for {format_flops(best.flops + reserved)}"
     if good:
         raise PlanError(
             f"an error of {target_error:g} in ln N_opt costs {format_flops(good[0].flops + reserved)};"
