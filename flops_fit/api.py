@@ -17,7 +17,7 @@ from flops_fit.runs.directory import SweepDirectory
 from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import LauncherName, PlanName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.sweep.ranks import is_extra_rank
-from flops_fit.units import Flops, Seconds
+from flops_fit.units import Count, Flops, Seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -256,16 +256,16 @@ def find_optimal(
         rounds=rounds,
         output_dir=Path(output_dir),
         num_sizes_per_budget=num_sizes_per_budget,
-        min_size=min_size,
-        max_size=max_size,
+        min_size=None if min_size is None else Count(min_size),
+        max_size=None if max_size is None else Count(max_size),
         sizes=None if sizes is None else list(sizes),  # type: ignore[arg-type]
-        size_multiple=size_multiple,
+        size_multiple=None if size_multiple is None else Count(size_multiple),
         width=shapes.width,
         flops=flops,
         flops_per_param_per_token=flops_per_param_per_token,
         seeds=list(seeds),
         seeds_at=seeds_at,
-        min_steps=min_steps,
+        min_steps=None if min_steps is None else Count(min_steps),
         launcher=launcher,
         jobs=jobs,
         runs_per_gpu=runs_per_gpu,
