@@ -80,6 +80,8 @@ class Rows:
         Runs of one size on as much data are one cell where their seeds are known and all different. Where one seed
         comes twice they differ in something else too (a learning rate, perhaps), and each is a cell of its own.
         """
+        if np.unique(self.seed[np.isfinite(self.seed)]).size < 2:
+            return np.arange(len(self))
         places = np.round(np.log(np.stack([self.N, self.D])) * 1e3)
         _, place = np.unique(places, axis=1, return_inverse=True)
         place = place.ravel()

@@ -172,7 +172,8 @@ class RunDirectory:
         Raises:
             RunError: The disk does not take the result.
         """
-        write_json(self._result, result | {"notes": self.notes(), "metrics_sha256": sha256(self.metrics)})
+        ended = {"state": RunState.COMPLETED.value, "notes": self.notes(), "metrics_sha256": sha256(self.metrics)}
+        write_json(self._result, result | ended)
         self.end(RunState.COMPLETED)
         with contextlib.suppress(OSError):
             self.previous_checkpoint.unlink(missing_ok=True)

@@ -144,6 +144,7 @@ def run_record(
             "unique_tokens": min(experiment.num_tokens, tokens_in_pass or experiment.num_tokens),
             "epochs": None if samples is None else trained_samples / samples,
             "data_fingerprint": data.fingerprint,
+            "data_notes": list(data.notes),
             "batch_tokens": experiment.num_tokens // experiment.steps,
             "micro_batch": parts.batch_size // (accumulate * trainer.world_size),
             "accumulate": accumulate,
@@ -196,11 +197,13 @@ def _recipe(module: ScalingModule, trainer: pl.Trainer) -> dict[str, Any]:
     taker = module.step_taker
     clip = (taker.clip, taker.algorithm) if taker else (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
     optimizer = _optimizer(module, trainer)
+    warmup = max(1, round(module.warmup_fraction * module.total_steps))
     groups = [] if optimizer is None else optimizer.param_groups
     return {
         "schedule": module.schedule if is_ours else f"{kind.__qualname__}, its own",
         "horizon_steps": module.total_steps,
-        "warmup_steps": max(1, round(module.warmup_fraction * module.total_steps)) if is_ours else None,
+        "warmup_steps": warmup if is_ours else None,
+        "decay_steps": (0 if module.schedule == "constant" else module.total_steps - warmup) if is_ours else None,
         "optimizer": None if optimizer is None else type(optimizer).__name__,
         "lr": module.lr,
         "param_groups": [

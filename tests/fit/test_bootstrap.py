@@ -65,6 +65,7 @@ def test_resamples_of_few_runs_are_finite(sweep):
     assert np.isfinite(refit_weighted(*few, W, start=fit.theta, huber_delta=fit.huber_delta)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_chinchilla_standard_errors_are_the_published_ones(published):
     runs = published("chinchilla_epoch.csv")

@@ -162,12 +162,13 @@ def test_row_order_and_units_change_nothing_but_the_unit(random, unit_N, unit_D)
 
 def test_errors_of_an_optimum_are_its_scatter_over_repetitions():
     # Narrow enough for the parabola to be right; the scatter of estimates is what their standard errors claim.
-    fits = [fit_isoflop(*sweep(EPOCH, width=3, noise=0.002, seed=seed)) for seed in range(200)]
+    fits = [fit_isoflop(*sweep(EPOCH, width=3, noise=0.002, seed=seed)) for seed in range(100)]
     middle = [fit.budgets[2] for fit in fits]
     rows = [(np.log(b.num_params), b.log_n_se, b.loss, b.loss_se) for b in middle]
     place, place_se, loss, loss_se = np.array(rows).T
-    assert np.sqrt(np.mean(place_se**2)) == pytest.approx(place.std(), rel=0.15)
-    assert np.sqrt(np.mean(loss_se**2)) == pytest.approx(loss.std(), rel=0.15)
+    # A standard deviation of a hundred is known to 7 %.
+    assert np.sqrt(np.mean(place_se**2)) == pytest.approx(place.std(), rel=0.2)
+    assert np.sqrt(np.mean(loss_se**2)) == pytest.approx(loss.std(), rel=0.2)
     assert np.median([b.residual_rms for b in middle]) == pytest.approx(0.002, rel=0.15)
 
 

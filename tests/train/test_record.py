@@ -26,8 +26,11 @@ from flops_fit.runs.table import COLUMNS, read_runs, write_runs
 from flops_fit.train.attempt import RunParts
 from flops_fit.train.callbacks import METRICS
 from flops_fit.train.data import SweepData, sweep_data
+from flops_fit.train.environment import origin
 from flops_fit.train.evaluate import evaluate
+from flops_fit.train.main import train_directory
 from flops_fit.train.module import ScalingModule
+from flops_fit.train.recipe import PythonRecipe, write_run_config
 from flops_fit.train.record import Effort, is_compiled, peak_memory_bytes, peak_of_card, run_record, samples_in_pass
 
 pytestmark = [
@@ -139,6 +142,7 @@ def test_compute_is_told_by_formula_and_counted(record: dict[str, Any], tmp_path
 
 def test_the_recipe_is_complete(record: dict[str, Any]) -> None:
     assert (record["schedule"], record["horizon_steps"], record["warmup_steps"]) == ("linear", STEPS, 2)
+    assert record["decay_steps"] == STEPS - 2
     assert (record["optimizer"], record["lr"], record["clip"], record["clip_algorithm"]) == ("AdamW", 0.01, 1.0, "norm")
     rates = {group["lr"] for group in net(16).param_groups(0.01)}
     assert {group["lr"] for group in record["param_groups"]} == rates, "peak rates, not those of the last step"
@@ -176,6 +180,36 @@ def test_samples_have_no_bits_and_data_without_a_length_no_epochs(tmp_path: Path
     assert record["bits_per_byte"] is None
     assert record["epochs"] is None
     assert record["unique_tokens"] == record["num_tokens"]
+
+
+# What a scaling study has to know of every run to be repeated, checked and fitted again under another convention.
+LISTED = (
+    "num_params_matmul num_params_total num_params_non_embedding num_params size_param size_param_value"
+    " compute_budget flops flops_6nd flops_counted num_tokens steps batch_tokens batch_size epochs unique_tokens"
+    " schedule horizon_steps warmup_steps decay_steps lr param_groups optimizer clip seed"
+    " data_fingerprint data_notes evaluation_tokens loss bits_per_token bits_per_byte train_loss train_loss_min"
+    " largest_gradient_norm seconds cpu_seconds tokens_per_second flops_per_second peak_flops_per_second utilisation"
+    " device_name precision threads is_compiled python torch lightning flops_fit origin state metrics notes"
+).split()
+
+
+def test_a_run_from_the_command_records_all_that_is_listed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "C1e+06_width8_s0")
+    planned = replace(experiment(), experiment_id=run.run_id, size_param_value=8, num_tokens=STEPS * BATCH)
+    planned = replace(planned, num_params=toy.Net(8).num_params())
+    recipe = PythonRecipe(
+        model_cls=toy.Net, model_kwargs={}, loss_fn=toy.squared_error, dataset=toy.regression, batch_size=BATCH
+    )
+    facts = {"size_param": "width", "batch_size": BATCH, "checkpoint_interval": 60.0, "unit": "samples"}
+    write_run_config(run, planned, recipe.to_config(), facts | {"origin": origin(tmp_path)})
+    assert train_directory(run.path) == 0
+    found = json.loads((run.path / "result.json").read_text())
+    assert not set(LISTED) - set(found)
+    assert found["state"] == "completed"
+    assert set(found["origin"]) == {"git", "command"}
+    assert "is held out" in found["data_notes"][0]
+    assert found["largest_gradient_norm"] > 0
+    assert found["metrics_sha256"]
 
 
 def test_repeated_data_counts_once() -> None:
