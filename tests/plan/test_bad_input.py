@@ -41,9 +41,10 @@ class Allocates(Net):
             ["--model.init_args.net", f"{__name__}.Downloads", "--sweep.size_param", "width"],
             ["the model's constructor failed at size", "URLError", "read no file and no network"],
         ),
-        (
+        pytest.param(
             ["--model.init_args.net", f"{__name__}.Allocates", "--sweep.size_param", "width"],
             ["no size from 1 to 1024 can be built; size 8 cannot be built:", "MemoryError: Unable to allocate"],
+            marks=pytest.mark.slow,
         ),
         (
             ["--sweep.sizes", "[{d_model: 8}, {n_layer: 2}]"],

@@ -294,6 +294,7 @@ def test_counted_flops_are_those_of_the_model() -> None:
         example_batch=(IDS, IDS),
         loss_fn=next_token_loss,
         flops="counted",
+        num_sizes_per_budget=3,
     )
     assert p.flops_rule == "counted"
     for e in p.experiments:

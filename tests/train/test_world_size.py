@@ -18,12 +18,12 @@ from flops_fit.train.recipe import run_parts
 from flops_fit.train.run import train_run
 
 TWO: dict[str, Any] = {"accelerator": "cpu", "strategy": "ddp", "devices": 2}
-VARIABLES = "SLURM_JOB_ID SLURM_NTASKS SLURM_STEP_NUM_TASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NODEID SLURM_JOB_NAME"
+VARIABLES = "JOB_ID JOB_NAME NTASKS STEP_NUM_TASKS STEP_ID PROCID LOCALID NODEID"
 
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*VARIABLES.split(), "RANK", "LOCAL_RANK", "NODE_RANK"]:
+    for name in [*(f"SLURM_{v}" for v in VARIABLES.split()), "RANK", "LOCAL_RANK", "NODE_RANK"]:
         monkeypatch.delenv(name, raising=False)
 
 
