@@ -277,7 +277,13 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {verb} " in out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["status", "{out}"], ["analyze", "{out}"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (["--help"], ["predict", "--help"], ["status", "{out}"])),
+        ["analyze", "{out}"],
+    ],
+)
 def test_light_verbs_do_not_load_torch(finished: Path, words: list[str]) -> None:
     code = (
         "import sys\nfrom flops_fit.cli import main\n"

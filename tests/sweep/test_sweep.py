@@ -22,7 +22,7 @@ from flops_fit.sweep.orchestrator import Selection
 from flops_fit.sweep.progress import Progress
 from flops_fit.train.recipe import PythonRecipe
 
-BUDGETS = [1e6, 3e6, 1e7]
+BUDGETS = [3e5, 1e6, 3e6]
 
 
 def study(folder: Path, budgets: list[float] = BUDGETS, **options: object) -> Study:
@@ -89,10 +89,10 @@ def test_a_deleted_run_is_the_only_one_trained(copied: Path) -> None:
 def test_a_new_budget_trains_only_its_own_cells(copied: Path) -> None:
     sweep = SweepDirectory(copied)
     before = trained(sweep)
-    train_study(study(copied, [*BUDGETS, 1.5e7]))
+    train_study(study(copied, [*BUDGETS, 5e6]))
     after = trained(sweep)
     assert {name: after[name] for name in before} == before
-    assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C1.5e+07"}
+    assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C5e+06"}
 
 
 def test_seeds_join_a_sweep_and_its_runs_stay(copied: Path) -> None:
@@ -101,9 +101,9 @@ def test_seeds_join_a_sweep_and_its_runs_stay(copied: Path) -> None:
     train_study(study(copied, seeds=[0, 1]))
     after = trained(sweep)
     assert {name: after[name] for name in before} == before
-    assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C1e+06"}  # the smaller half of three
+    assert {name.partition("_")[0] for name in set(after) - set(before)} == {"C3e+05"}  # the smaller half of three
     table = read_runs(sweep)
-    pairs = table[table["compute_budget"] == 1e6].groupby("size")
+    pairs = table[table["compute_budget"] == 3e5].groupby("size")
     assert (pairs["seed"].nunique() == 2).all()
     assert (pairs["loss"].nunique() == 2).all()
     assert (pairs["num_tokens"].nunique() == 1).all()
@@ -145,14 +145,14 @@ def test_longest_first_and_only_what_is_chosen(tmp_path: Path) -> None:
     assert [j.flops for j in jobs] == sorted((j.flops for j in jobs), reverse=True)
     chosen = Selection(only=["width4"]).jobs(planned.directory, planned.plan.experiments, 1)
     assert {j.run.run_id.split("_")[1] for j in chosen} == {"width4"}
-    cheap = Selection(max_flops=8e6).jobs(planned.directory, planned.plan.experiments, 1)
-    assert 0 < sum(j.flops for j in cheap) <= 8e6
+    cheap = Selection(max_flops=2.4e6).jobs(planned.directory, planned.plan.experiments, 1)
+    assert 0 < sum(j.flops for j in cheap) <= 2.4e6
     assert len(cheap) == 4
 
 
 def test_progress_counts_compute_and_expects_an_end(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    train_study(study(tmp_path / "out", [1e6, 3e6]), on_progress=seen.append)
+    train_study(study(tmp_path / "out", [3e5, 1e6]), on_progress=seen.append)
     shares = [p.done_flops / p.total_flops for p in seen]
     assert shares == sorted(shares)
     assert shares[0] == 0
@@ -163,7 +163,7 @@ def test_progress_counts_compute_and_expects_an_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_give_the_numbers_of_this_process(finished: Path, tmp_path: Path) -> None:
-    outcome = train_study(study(tmp_path / "out", [1e6], launcher="local", jobs=2))
+    outcome = train_study(study(tmp_path / "out", [3e5], launcher="local", jobs=2))
     assert outcome.counts == {RunState.COMPLETED: 3}
     for run in (tmp_path / "out" / "runs").iterdir():
         there = finished / "runs" / run.name

@@ -18,7 +18,7 @@ from flops_fit.train.recipe import run_parts
 from flops_fit.train.run import train_run
 
 TWO: dict[str, Any] = {"accelerator": "cpu", "strategy": "ddp", "devices": 2}
-VARIABLES = "JOB_ID JOB_NAME NTASKS STEP_NUM_TASKS STEP_ID PROCID LOCALID NODEID"
+VARIABLES = "JOB_ID JOB_NAME NTASKS NTASKS_PER_NODE STEP_NUM_TASKS STEP_ID PROCID LOCALID NODEID"
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_a_task_that_is_no_rank_of_the_run_starts_its_own(monkeypatch: pytest.Mo
 
 
 def test_tasks_that_are_the_ranks_are_taken_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    inside(monkeypatch, NTASKS=2, STEP_NUM_TASKS=2, STEP_ID=0, PROCID=1, LOCALID=1, NODEID=0)
+    inside(monkeypatch, NTASKS=2, NTASKS_PER_NODE=2, STEP_NUM_TASKS=2, STEP_ID=0, PROCID=1, LOCALID=1, NODEID=0)
     (plugin,) = cluster_plugins(TWO)
     assert isinstance(plugin, SLURMEnvironment)
     assert rank_here(TWO) == 1
