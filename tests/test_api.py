@@ -86,11 +86,13 @@ def test_without_training_the_plan_is_returned_and_nothing_written(tmp_path: Pat
 @pytest.mark.parametrize(
     "data",
     [
-        toy.regression,
         toy.Stream(),
-        *(pytest.param(data, marks=pytest.mark.slow) for data in (toy.loader(), toy.Module(), toy.loader)),
+        *(
+            pytest.param(data, marks=pytest.mark.slow)
+            for data in (toy.regression, toy.loader(), toy.Module(), toy.loader)
+        ),
     ],
-    ids=["function", "iterable", "loader", "datamodule", "function of a loader"],
+    ids=["iterable", "function", "loader", "datamodule", "function of a loader"],
 )
 def test_any_form_of_data(tmp_path: Path, data: object) -> None:
     result = sweep(tmp_path / "out", dataset=data, compute_budgets=[4e5, 8e5], sizes=[3, 4, 5])
@@ -268,6 +270,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_data_loader_settings_survive(tmp_path: Path) -> None:
     loader = DataLoader(toy.regression(), batch_size=16, num_workers=0, collate_fn=_doubling)
     result = sweep(tmp_path / "out", dataset=loader, compute_budgets=[4e5, 8e5], sizes=[3, 4, 5])
