@@ -22,7 +22,8 @@ from flops_fit.plan.designed import Designer
 from flops_fit.runs.directory import RunState
 from flops_fit.runs.table import read_runs
 from flops_fit.study import Study, question_of, train_study
-from flops_fit.sweep.orchestrator import Outcome, Progress, Selection
+from flops_fit.sweep.orchestrator import Outcome, Selection
+from flops_fit.sweep.progress import Progress
 from flops_fit.units import format_flops
 
 if TYPE_CHECKING:
