@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import DataError
+from flops_fit import DataError
 
 # The data set's own page, and what it says of the binary version.
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
