@@ -120,7 +120,7 @@ def find_optimal(
     output_dir: str | Path = "outputs",
     train: bool = True,
     batch_size: int | None = None,
-    lr: float = 1e-3,
+    lr: float | Literal["auto"] = "auto",
     schedule: Schedule = "linear",
     warmup_fraction: float = 0.1,
     weight_decay: float = 0.0,
@@ -173,7 +173,8 @@ def find_optimal(
         output_dir: Where everything is written; the same call on it resumes.
         train: False only plans.
         batch_size: Samples an optimiser step, over all devices; chosen when not given.
-        lr: Peak learning rate, handed to the model's ``param_groups(lr)`` where it has that.
+        lr: Peak learning rate, handed to the model's ``param_groups(lr)`` where it has that. "auto" finds it by a
+            probe before the sweep: one rate where those groups make of it what each size needs, else one a size.
         schedule: "linear" to zero over each run's own steps, "cosine" to a tenth, or "constant".
         warmup_fraction: Share of each run's steps with a rising rate.
         weight_decay: AdamW's.
@@ -226,6 +227,7 @@ def find_optimal(
     from flops_fit.plan.count import constructor
     from flops_fit.plan.designed import design_sweep
     from flops_fit.plan.planner import plan_sweep
+    from flops_fit.probe import find_rates
     from flops_fit.rounds import check_kept, conduct
     from flops_fit.study import plan_study
     from flops_fit.train.adapter import module_class
@@ -338,8 +340,11 @@ def find_optimal(
             "started several times, by torchrun or srun: the first process conducts the sweep, this one ends"
         )
         raise SystemExit(0)
+    study = find_rates(study, on_progress=_ProgressLog())
     for warning in study.plan.warnings:
         logger.warning("%s", warning)
+    if study.rate_law is not None:
+        logger.info("%s", study.rate_law)
     study, outcome = conduct(study, on_progress=_ProgressLog())
     for line in outcome.left:
         logger.warning("%s", line)

@@ -113,9 +113,15 @@ def check_coordinates(study: Study) -> CoordinateCheck:
         study.recipe,
         shapes,
         _chosen([size for size, _ in planned], shapes, module),
-        lr=module.lr,
+        lr=_rate(study, module),
         batch_size=plan.batch_size,
     )
+
+
+def _rate(study: Study, module: ScalingModule) -> float:
+    """The one rate to check: that which is given, or found for the smallest size, or a usual one."""
+    smallest = min(study.tried().plan.experiments, key=lambda e: e.num_params)
+    return module.lr if smallest.lr is None else smallest.lr
 
 
 def _chosen(planned: Sequence[int], shapes: Shapes, module: ScalingModule) -> list[int]:

@@ -132,8 +132,12 @@ def _dtype(precision: str) -> torch.dtype:
 def _peak_rates(study: Study) -> dict[int, float]:
     """The highest peak rate among the parameter groups of every size; of sizes that need a real device, none."""
     rates: dict[int, float] = {}
+    if study.needs_lr:
+        return rates
     for size, experiment in {e.size_param_value: e for e in study.plan.experiments}.items():
         module = study.recipe.module()
+        if experiment.lr is not None:
+            module.lr = experiment.lr
         try:
             with PrivateRandomness(0), torch.device("meta"):
                 module.net = module.build_network(**experiment.size_arguments(study.plan.size_param))

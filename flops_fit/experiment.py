@@ -38,6 +38,7 @@ class Experiment:
         size_kwargs: All arguments of this size, where it is more than the size parameter.
         round: 1 for what was planned before anything was trained, more for what the results of the rounds before it
             have asked for.
+        lr: Peak learning rate of this run, where a probe has found it; None for the module's own.
     """
 
     experiment_id: str
@@ -53,6 +54,7 @@ class Experiment:
     num_params_non_embedding: int | None = None
     size_kwargs: dict[str, Any] | None = None
     round: int = 1
+    lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_params <= 0 or self.num_tokens <= 0 or not self.flops_per_token > 0:
@@ -79,7 +81,7 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, derived values included."""
         values = asdict(self) | {"tokens_per_param": self.tokens_per_param, "flops": self.flops}
-        plain = {"size_kwargs": None, "round": 1}
+        plain = {"size_kwargs": None, "round": 1, "lr": None}
         return {k: v for k, v in values.items() if k not in plain or v != plain[k]}
 
     @classmethod
@@ -156,6 +158,7 @@ class SweepPlan:
         batch_size: Global batch [samples], or None if not known.
         tokens_per_sample: Tokens in one sample; 1 where the unit is samples.
         design: What a designed sweep expects of itself; None for a grid.
+        probe: Runs that find the learning rate, before the others; none where it is given.
     """
 
     experiments: list[Experiment]
@@ -170,6 +173,7 @@ class SweepPlan:
     batch_size: int | None = None
     tokens_per_sample: int = 1
     design: Design | None = None
+    probe: list[Experiment] = field(default_factory=list)
 
     @property
     def num_experiments(self) -> int:
@@ -178,8 +182,8 @@ class SweepPlan:
 
     @property
     def total_flops(self) -> float:
-        """Training compute of all runs [FLOPs]."""
-        return math.fsum(e.flops for e in self.experiments)
+        """Training compute of all runs, those of the learning-rate probe among them [FLOPs]."""
+        return math.fsum(e.flops for e in [*self.experiments, *self.probe])
 
     @property
     def repeats(self) -> list[Experiment]:
@@ -217,6 +221,7 @@ class SweepPlan:
         """Plain types, as ``plan.json`` holds them; an argument of the model that is no plain value by its name."""
         values = asdict(replace(self, model_kwargs={})) | {"model_kwargs": _plain(self.model_kwargs)}
         values |= {"experiments": [e.to_dict() for e in self.experiments]}
+        values |= {"probe": [e.to_dict() for e in self.probe]}
         return values | {"num_experiments": self.num_experiments, "total_flops": self.total_flops}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flops_fit.errors import FitError
 from flops_fit.experiment import SweepPlan
 from flops_fit.fit import Prediction, ScalingAnalysis
+from flops_fit.fit.rates import rate_law_in
 from flops_fit.fit.what_if import WhatIf, over_trained, repeated, served
 from flops_fit.markup import html_lines, html_table
 from flops_fit.redaction import redacted
@@ -162,6 +163,7 @@ class Result:
             table=self.table,
             curves=read_curves(sweep),
             environments=tuple(read_environments(sweep)),
+            rate_law=rate_law_in(sweep.rates_file),
         )
 
     def _repr_html_(self) -> str:

@@ -189,7 +189,7 @@ def _designed_further(study: Study) -> SweepPlan:
     plan = designer.rest(
         learnt.laws, done, prior=learnt.words, noise=learnt.noise, round=_rounds(_trainable(study).plan) + 1
     )
-    return dataclasses.replace(plan, warnings=list(dict.fromkeys(plan.warnings)))
+    return dataclasses.replace(plan, warnings=list(dict.fromkeys(plan.warnings)), probe=study.plan.probe)
 
 
 def _names(study: Study) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import RunError
 from flops_fit.experiment import SweepPlan
+from flops_fit.fit.rates import FACTOR, RateLaw, rate_law_in
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import write_atomic
 from flops_fit.shapes import shapes_of
@@ -22,6 +23,7 @@ from flops_fit.sweep.launchers.build import build_launcher, devices_of
 from flops_fit.sweep.orchestrator import Outcome, Selection, run_sweep
 from flops_fit.sweep.progress import Progress
 from flops_fit.transfer import width_ratio
+from flops_fit.units import format_count
 
 if TYPE_CHECKING:
     from flops_fit.plan.designed import Question
@@ -48,6 +50,9 @@ class Study:
         basis: What, beside budget, size and seed, decides their results.
         planner: Plans further runs.
         num_samples: Training samples in one pass; None where they have no known end.
+        needs_lr: Whether the learning rate is still to be found by a probe.
+        first_rates: What such a probe begins with, ascending; empty where the rate is given.
+        rate_law: What the probe has found; None where the rate is given or still to be found.
     """
 
     recipe: Recipe
@@ -56,11 +61,22 @@ class Study:
     basis: dict[str, Any]
     planner: Planner
     num_samples: int | None = None
+    needs_lr: bool = False
+    first_rates: tuple[float, ...] = ()
+    rate_law: RateLaw | None = None
 
     @property
     def directory(self) -> SweepDirectory:
         """Where it is written."""
         return SweepDirectory(Path(self.config.output_dir))
+
+    def tried(self) -> Study:
+        """As it is tried by a few steps while its learning rate is not known: at the middle of the first rates."""
+        if not self.needs_lr:
+            return self
+        lr = self.first_rates[len(self.first_rates) // 2]
+        experiments = [dataclasses.replace(e, lr=lr) for e in self.plan.experiments]
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, experiments=experiments))
 
 
 def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
@@ -131,7 +147,8 @@ def plan_study(recipe: Recipe, config: SweepConfig) -> Study:
         smallest = min(plan.experiments, key=lambda e: e.num_params)
         check_vocabulary(module, smallest.size_arguments(plan.size_param), data)
     plan = dataclasses.replace(plan, warnings=list(dict.fromkeys([*planner.notes, *plan.warnings])))
-    return Study(recipe=recipe, config=config, plan=plan, basis=basis, planner=planner, num_samples=data.num_samples)
+    study = Study(recipe=recipe, config=config, plan=plan, basis=basis, planner=planner, num_samples=data.num_samples)
+    return _with_rates(study) if recipe.module().needs_lr else study
 
 
 def question_of(config: SweepConfig) -> Question | None:
@@ -148,35 +165,84 @@ def question_of(config: SweepConfig) -> Question | None:
     )
 
 
+def _with_rates(study: Study) -> Study:
+    """With the learning rates that a probe of this sweep has found, or with the runs that will find them."""
+    from flops_fit.plan.probe import first_rates, probe_cells, probe_runs
+    from flops_fit.train.recipe import basis_hash
+
+    tag = basis_hash(study.basis)
+    law = rate_law_in(study.directory.rates_file)
+    if law is not None and law.cause == tag:
+        plan = dataclasses.replace(study.plan, probe=study.directory.probe.experiments())
+        return with_rate_law(dataclasses.replace(study, plan=plan), law)
+    is_own = _has_own_rates(study.plan, study.recipe)
+    rates = first_rates(is_own, FACTOR)
+    shapes = shapes_of(study.config.size_param, study.config.sizes, study.config.width)
+    cells = probe_cells(study.plan, num_sizes=1 if is_own else 2)
+    probe = [run for c in cells for run in probe_runs(c, rates, shapes.name(c.size_param_value), tag)]
+    plan = dataclasses.replace(study.plan, probe=probe)
+    return dataclasses.replace(study, plan=plan, needs_lr=True, first_rates=tuple(rates))
+
+
+def with_rate_law(study: Study, law: RateLaw) -> Study:
+    """The sweep, each run at the rate of its size, which is part of what its id is a hash of."""
+    from flops_fit.train.recipe import basis_hash
+
+    basis = study.basis | {"learning_rate": {"constant": law.constant, "exponent": law.exponent}}
+    old, new = f"_{basis_hash(study.basis)}", f"_{basis_hash(basis)}"
+    experiments = [
+        dataclasses.replace(e, experiment_id=e.experiment_id.removesuffix(old) + new, lr=law.rate(e.num_params))
+        for e in study.plan.experiments
+    ]
+    warnings = law.warnings([e.num_params for e in experiments]) + study.plan.warnings
+    study.planner.tag, study.planner.rate = new.removeprefix("_"), law.rate  # of the runs of further rounds
+    plan = dataclasses.replace(study.plan, experiments=experiments, warnings=warnings)
+    return dataclasses.replace(study, plan=plan, basis=basis, needs_lr=False, rate_law=law)
+
+
 def _group_warnings(plan: SweepPlan, module: ScalingModule, recipe: Recipe) -> list[str]:
     """Parameters that nothing trains; one given rate over a wide range of widths that nothing transfers."""
     smallest = min(plan.experiments, key=lambda e: e.num_params)
-    sizes = sorted({e.size_param_value for e in plan.experiments})
+    largest = max(e.num_params for e in plan.experiments)
     net = module.build_network(**smallest.size_arguments(plan.size_param))
     module.net = net
+    is_given = not module.needs_lr
+    if not is_given:
+        module.lr = 1.0  # of the groups only the parameters matter here
     grouped = {id(p) for group in module.param_groups() for p in group["params"]}
     left_out = [name for name, p in net.named_parameters() if p.requires_grad and id(p) not in grouped]
     if left_out:
         return [f"the parameter groups leave out {', '.join(left_out[:3])}, which will not be trained"]
+    if not is_given or _has_own_rates(plan, recipe):
+        return []
     ratio = _width_ratio(plan, recipe)
     if ratio <= _ONE_RATE:
         return []
     return [
-        f"one learning rate, {module.lr:g}, for {plan.size_param} {sizes[0]} to {sizes[-1]}, {ratio:.3g} times in"
-        " width, and no param_groups(lr) that transfers it: the best rate falls with width, so the optimum may be"
-        " biased"
+        f"one learning rate, {module.lr:g}, for N = {format_count(smallest.num_params)} to {format_count(largest)},"
+        f" {ratio:.3g} times in width, and no param_groups(lr) that transfers it: the best rate falls with width, so"
+        " the optimum may be biased; lr: auto finds one for each size"
     ]
 
 
 def _width_ratio(plan: SweepPlan, recipe: Recipe) -> float:
-    """How many times as wide as the smallest model the largest is, where nothing transfers the rate; else 1."""
-    from flops_fit.train.coordinates import parameter_shapes, sets_own_rates
+    """How many times as wide as the smallest model the largest is."""
+    from flops_fit.train.coordinates import parameter_shapes
 
+    return width_ratio(*(parameter_shapes(recipe.module(), size) for size in _ends(plan)))
+
+
+def _has_own_rates(plan: SweepPlan, recipe: Recipe) -> bool:
+    """Whether the parameter groups make of one rate what each size needs."""
+    from flops_fit.train.coordinates import sets_own_rates
+
+    return sets_own_rates(recipe.module(), *_ends(plan))
+
+
+def _ends(plan: SweepPlan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the smallest and the largest model."""
     by_size = sorted(plan.experiments, key=lambda e: e.num_params)
-    small, large = (e.size_arguments(plan.size_param) for e in (by_size[0], by_size[-1]))
-    if sets_own_rates(recipe.module(), small, large):
-        return 1.0
-    return width_ratio(*(parameter_shapes(recipe.module(), size) for size in (small, large)))
+    return by_size[0].size_arguments(plan.size_param), by_size[-1].size_arguments(plan.size_param)
 
 
 def train_study(

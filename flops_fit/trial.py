@@ -86,6 +86,7 @@ def benchmark(study: Study, circumstances: Circumstances) -> SweepCost:
     Raises:
         PlanError: A size cannot be trained.
     """
+    study = study.tried()
     sizes = _one_of_each(study.plan.experiments)
     with TemporaryDirectory(prefix="flops-fit-") as folder:
         first, _ = _trained(_study(study, Path(folder) / "1", circumstances.jobs), _cut(sizes, _FIRST_STEPS))
@@ -114,6 +115,7 @@ def check(study: Study) -> list[Checked]:
     Raises:
         PlanError: One of them cannot be trained; the message is the first one's.
     """
+    study = study.tried()
     experiments = sorted(_one_of_each(study.plan.experiments), key=lambda e: e.num_params)
     ends = [experiments[0], *experiments[1:][-1:]]
     with TemporaryDirectory(prefix="flops-fit-") as folder:

@@ -156,7 +156,9 @@ def _one_run(recipe: Recipe, config: SweepConfig, compute: float, num_params: fl
     if not study.plan.experiments:
         raise PlanError(f"no run of {format_flops(compute)} FLOPs can be planned at {config.size_param} {around}")
     nearest = min(study.plan.experiments, key=lambda e: abs(math.log(e.num_params / num_params)))
-    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, experiments=[nearest]))
+    # What was said of the whole sweep holds for it still: the warnings that one run raises would take their place.
+    told = SweepDirectory(Path(config.output_dir)).plan["warnings"]
+    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, experiments=[nearest], warnings=told))
 
 
 def _read(sweep: SweepDirectory) -> list[Validation]:

@@ -143,7 +143,7 @@ def test_check_compares_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, out, err = told(capsys, "check", "--config", write(tmp_path), "--figure", tmp_path / "widths.png")
     assert code == GOOD, "a model that promises nothing breaks no promise"
     assert "coordinate check (4 steps, width 3 to 16, 3 seeds, lr 0.01): failed" in out
-    assert "such as u-muP, given as param_groups(lr)" in out
+    assert "let lr: auto find a rate for each size" in out
     assert (tmp_path / "widths.png").stat().st_size > 10_000
     changes = {"model.init_args.net.class_path": "test_coordinates.FastMupNet"}
     code, out, _ = told(capsys, "check", "--config", write(tmp_path, changes), "--json")

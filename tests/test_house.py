@@ -20,7 +20,7 @@ FLOORS = [
     {"experiment", "shapes", "batch", "flops", "randomness", "transfer"},
     {"plan", "train", "sweep", "runs", "fit", "report"},
     {"api", "study", "rounds", "estimate", "trial", "simulation", "validation", "comparing", "coordinates", "result"}
-    | {"suggestion", "next_run"},
+    | {"suggestion", "next_run", "probe"},
     {"cli", "__main__"},
 ]
 ARROWS = {
@@ -41,6 +41,8 @@ ARROWS = {
     ("result", "next_run"),
     ("estimate", "study"),
     ("coordinates", "study"),
+    ("probe", "study"),
+    ("api", "probe"),
     ("trial", "study"),
     ("trial", "simulation"),
     ("simulation", "api"),

@@ -59,7 +59,7 @@ def check(words: list[str]) -> int:
 
         print(coordinate_table(coordinates))
         if coordinates.passed is False:
-            print(_advice(coordinates.has_own_rates))
+            print(_advice(study, coordinates.has_own_rates))
     print("not checked: " + "; ".join(unchecked))
     return code
 
@@ -81,13 +81,15 @@ def _draw(coordinates: CoordinateCheck, path: Path) -> None:
     say(f"figure: {path}")
 
 
-def _advice(has_own_rates: bool) -> str:
+def _advice(study: Study, has_own_rates: bool) -> str:
     if has_own_rates:
         return (
             "  the model's param_groups(lr) does not keep updates alike over widths: compare initialisation,"
             " multipliers and rates of the parts named"
         )
-    return "  a parametrisation such as u-muP, given as param_groups(lr) of the model, would make one rate do"
+    if study.needs_lr or study.rate_law is not None:
+        return "  lr: auto finds a rate for each size; with u-muP or the like as its param_groups(lr), one would do"
+    return "  let lr: auto find a rate for each size, or give the model's param_groups(lr) u-muP or the like"
 
 
 def _report(study: Study, checked: list[Checked]) -> list[str]:

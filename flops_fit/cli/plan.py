@@ -16,8 +16,8 @@ from flops_fit.units import format_duration, parse_flops
 
 if TYPE_CHECKING:
     from flops_fit.cli.words import Parser
-    from flops_fit.experiment import SweepPlan
     from flops_fit.plan.cost import SweepCost
+    from flops_fit.study import Study
 
 
 def plan(words: list[str]) -> int:
@@ -48,7 +48,8 @@ def plan(words: list[str]) -> int:
     else:
         cost = assume(study, circumstances, own.device_flops)
     told = {"schema_version": 1} | study.plan.to_dict() | {"cost": cost.to_dict()}
-    lines = [_page(study.plan, cost, verbose=own.verbose)]
+    told |= {"learning_rate": None if study.rate_law is None else study.rate_law.to_dict()}
+    lines = [_page(study, cost, verbose=own.verbose)]
     if own.simulate:
         from flops_fit.simulation import expected_errors, target_of
 
@@ -75,11 +76,12 @@ def _add_options(parser: Parser) -> None:
     add_truth_options(parser)
 
 
-def _page(plan: SweepPlan, cost: SweepCost, *, verbose: bool) -> str:
+def _page(study: Study, cost: SweepCost, *, verbose: bool) -> str:
     """The plan's table with its costs."""
+    from flops_fit.report import rate_lines
     from flops_fit.report.plan import cost_columns, plan_table, rate_column, size_columns
 
-    runs = cost.runs
+    plan, runs = study.plan, cost.runs
     columns = cost_columns(
         [r.deviation for r in runs],
         [r.epochs for r in runs],
@@ -88,7 +90,7 @@ def _page(plan: SweepPlan, cost: SweepCost, *, verbose: bool) -> str:
     )
     if verbose:
         columns += [rate_column([r.lr for r in runs]), *size_columns(plan)]
-    return plan_table(plan, columns, _totals(cost))
+    return plan_table(plan, columns, [*_totals(cost), *rate_lines(plan, study.rate_law)])
 
 
 def _totals(cost: SweepCost) -> list[str]:

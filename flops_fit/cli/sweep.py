@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from flops_fit.cli.words import Parser
     from flops_fit.experiment import SweepPlan
     from flops_fit.runs.directory import RunDirectory, SweepDirectory
-    from flops_fit.sweep.orchestrator import Outcome
+    from flops_fit.study import Study
+    from flops_fit.sweep.orchestrator import Outcome, Selection
     from flops_fit.sweep.progress import Progress
 
 # What the YAML and the command line may set beside our own options.
@@ -54,6 +55,7 @@ def fit(words: list[str]) -> int:
 def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     from flops_fit.api import analyze
     from flops_fit.cli.config import SweepCLI
+    from flops_fit.probe import UnfinishedProbeError
     from flops_fit.report.plan import repeats_lines
     from flops_fit.rounds import check_kept, conduct
     from flops_fit.study import plan_study, write_sweep_yaml
@@ -72,6 +74,11 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     selection = Selection(
         only=own.only, retry_failed=own.retry_failed, max_flops=own.max_flops, max_hours=own.max_hours
     )
+    try:
+        study = _with_rates(study, selection)
+    except UnfinishedProbeError as error:
+        say(f"{error.problem}; {error.hint}")
+        return INTERRUPTED
     followed = [study.directory.run(e.experiment_id) for e in study.plan.experiments] if own.verbose else []
     with progress_of(study.directory, study.plan.size_param, study.plan.unit, followed) as show:
         study, outcome = conduct(study, selection=selection, extend=own.extend, on_progress=show, on_plan=_say_round)
@@ -99,6 +106,27 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
         result.report(page.parent, command=command_line("fit", words))
     say(f"report: {page}")
     return code
+
+
+def _with_rates(study: Study, selection: Selection) -> Study:
+    """The sweep with its learning rates, found first where that is asked; what it cost is taken off the selection."""
+    from flops_fit.probe import done_flops, find_rates
+    from flops_fit.report import rate_lines
+
+    for told in rate_lines(study.plan, study.rate_law):
+        say(told)
+    if not study.needs_lr:
+        return study
+    before = done_flops(study)
+    with progress_of(study.directory.probe, study.plan.size_param, study.plan.unit) as show:
+        study = find_rates(study, selection=selection, on_progress=show)
+    if selection.max_flops is not None:
+        selection.max_flops = max(0.0, selection.max_flops - (done_flops(study) - before))
+    assert study.rate_law is not None
+    notes = [f"note: {warning}" for warning in study.rate_law.warnings([e.num_params for e in study.plan.experiments])]
+    for told in [*rate_lines(study.plan, study.rate_law), *notes]:
+        say(told)
+    return study
 
 
 def run(words: list[str]) -> int:

@@ -88,6 +88,7 @@ class SweepCost:
         is_measured: Whether time and memory were measured, and not assumed and estimated.
         source: Where the times come from, in words.
         wall_seconds: From the command to the report.
+        probe: The runs of a learning-rate probe, which come before the others.
     """
 
     runs: tuple[RunCost, ...]
@@ -95,11 +96,12 @@ class SweepCost:
     is_measured: bool
     source: str
     wall_seconds: float
+    probe: tuple[RunCost, ...] = ()
 
     @property
     def device_hours(self) -> float:
         """Hours of all devices together while they train [hours]."""
-        return math.fsum(run.seconds for run in self.runs) * self.circumstances.devices / 3600
+        return math.fsum(run.seconds for run in [*self.runs, *self.probe]) * self.circumstances.devices / 3600
 
     @property
     def price(self) -> float | None:
@@ -111,6 +113,7 @@ class SweepCost:
         """Plain types, as ``plan --json`` prints them."""
         return {
             "runs": [asdict(run) for run in self.runs],
+            "probe": [asdict(run) for run in self.probe],
             "jobs": self.circumstances.jobs,
             "devices_per_run": self.circumstances.devices,
             "is_measured": self.is_measured,
@@ -184,26 +187,30 @@ def _cost(
     source: str,
 ) -> SweepCost:
     in_pass, lr = circumstances.samples_in_pass, circumstances.lr or {}
-    runs = tuple(
-        RunCost(
+
+    def cost(e: Experiment, lr: float | None) -> RunCost:
+        return RunCost(
             experiment_id=e.experiment_id,
             deviation=e.flops / e.compute_budget - 1,
             seconds=seconds(e),
             memory_bytes=memory(e),
             epochs=e.num_tokens / (plan.tokens_per_sample * in_pass) if in_pass else None,
-            lr=lr.get(e.size_param_value),
+            lr=lr,
         )
-        for e in plan.experiments
-    )
+
+    runs = tuple(cost(e, lr.get(e.size_param_value)) for e in plan.experiments)
+    probe = tuple(cost(e, e.lr) for e in plan.probe)
     # A sweep starts the run of the most FLOPs first, whatever its time turns out to be.
     order = sorted(range(len(runs)), key=lambda i: -plan.experiments[i].flops)
     trained = packed([runs[i].seconds for i in order], circumstances.jobs)
+    trained += packed(sorted((run.seconds for run in probe), reverse=True), circumstances.jobs)
     return SweepCost(
         runs=runs,
         circumstances=circumstances,
         is_measured=is_measured,
         source=source,
         wall_seconds=trained + circumstances.seconds_around,
+        probe=probe,
     )
 
 

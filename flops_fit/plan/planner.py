@@ -54,6 +54,7 @@ class Planner:
         num_samples: Training samples, where their number is known.
         min_steps: Cells with fewer optimiser steps are dropped.
         tag: Ends the names of runs: a hash of what, beside budget, size and seed, decides their results.
+        rate: From parameters to the peak learning rate of a run; None for the module's own.
         cells: Those chosen so far, by budget.
         dropped: Cells left out.
         warnings: What the reader should know of them.
@@ -73,6 +74,7 @@ class Planner:
     num_samples: int | None = None
     min_steps: int = MIN_STEPS
     tag: str = ""
+    rate: Callable[[float], float] | None = None
     cells: dict[float, list[Cell]] = field(default_factory=dict)
     dropped: list[DroppedCell] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -182,6 +184,7 @@ class Planner:
             num_params_total=cell.count.total,
             num_params_non_embedding=cell.count.non_embedding,
             size_kwargs=self.shapes.extra(size),
+            lr=None if self.rate is None else self.rate(cell.count.num_params),
         )
 
     def plan_of(self, experiments: list[Experiment], warnings: Sequence[str], **also: Any) -> SweepPlan:

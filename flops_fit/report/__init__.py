@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from flops_fit.report.folder import save_report
     from flops_fit.report.plots import (
         figures,
+        plot_coordinates,
         plot_curves,
         plot_device_hours,
         plot_frontier,
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
         plot_leave_out,
         plot_optimum,
         plot_qq,
+        plot_rates,
         plot_residuals,
         plot_surface,
     )
     from flops_fit.report.recorded import Recorded
     from flops_fit.report.tables import answer_sentence, answer_text, optimal
-    from flops_fit.report.transfer import coordinate_table
-    from flops_fit.report.transfer_plots import plot_coordinates
+    from flops_fit.report.transfer import coordinate_table, rate_lines
 
 __all__ = [
     "Recorded",
@@ -45,8 +46,10 @@ __all__ = [
     "plot_losses",
     "plot_optimum",
     "plot_qq",
+    "plot_rates",
     "plot_residuals",
     "plot_surface",
+    "rate_lines",
     "save_comparison",
     "save_report",
 ]
@@ -57,7 +60,7 @@ _HOME = {
     "answer_text": "tables",
     "coordinate_table": "transfer",
     "optimal": "tables",
-    "plot_coordinates": "transfer_plots",
+    "rate_lines": "transfer",
     "save_report": "folder",
 }
 _HOME |= dict.fromkeys(("comparison_text", "plot_gain", "plot_losses", "save_comparison"), "comparison")

@@ -43,7 +43,7 @@ def repeats_lines(plan: SweepPlan) -> list[str]:
     budgets = sorted({e.compute_budget for e in again})
     seeds = sorted({e.seed for e in again})
     flops = sum(e.flops for e in again)
-    share = 100 * flops / (plan.total_flops - flops)
+    share = 100 * flops / (sum(e.flops for e in plan.experiments) - flops)
     where = "all budgets" if budgets == plan.compute_budgets else ", ".join(format_flops(C) for C in budgets)
     return [
         f"seeds: {', '.join(map(str, seeds))} again at {where}: {len(again)} more runs,"

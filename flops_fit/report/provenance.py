@@ -31,7 +31,7 @@ def trained(recorded: Recorded) -> dict[str, str]:
         "batch": _batch(recorded) or ASK,
         "gradient clipping": _column(table, "clip"),
         "precision": _column(table, "precision") or ASK,
-        "how the recipe was tuned for each size": ASK,
+        "how the recipe was tuned for each size": ASK if recorded.rate_law is None else str(recorded.rate_law),
         "compute is": _rule(recorded.plan),
         "devices": _devices(table),
         "time of devices": _time(table),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.rates import RateLaw
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
@@ -24,6 +26,7 @@ class Recorded:
         environments: What each run's ``env.json`` holds.
         mapping: Of a table: canonical column name to the table's own.
         notes: Of a table: what was assumed in reading it.
+        rate_law: What a learning-rate probe has found.
     """
 
     name: str | None = None
@@ -35,3 +38,4 @@ class Recorded:
     environments: tuple[Mapping[str, Any], ...] = ()
     mapping: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rate_law: RateLaw | None = None

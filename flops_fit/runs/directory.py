@@ -250,6 +250,16 @@ class SweepDirectory:
         return self.path / "plan.json"
 
     @property
+    def probe(self) -> SweepDirectory:
+        """The runs that find the learning rate: a sweep of their own."""
+        return SweepDirectory(self.path / "probe")
+
+    @property
+    def rates_file(self) -> Path:
+        """What those have found."""
+        return self.path / "learning_rate.json"
+
+    @property
     def report(self) -> Path:
         """Figures, tables and the page."""
         return self.path / "report"
@@ -331,7 +341,7 @@ class SweepDirectory:
             plan = plan | {"compute_budgets": sorted({*old["compute_budgets"], *plan["compute_budgets"]})}
         totals = {
             "num_experiments": len(experiments),
-            "total_flops": math.fsum(e["flops"] for e in experiments.values()),
+            "total_flops": math.fsum(e["flops"] for e in [*experiments.values(), *plan.get("probe", ())]),
         }
         write_json(self.plan_file, plan | totals | {"experiments": list(experiments.values()), "basis": basis})
         self.__dict__.pop("plan", None)  # what was read before is no longer so

@@ -182,6 +182,8 @@ class Attempt:
 
     def _build(self) -> None:
         parts, experiment = self.parts, self.experiment
+        if experiment.lr is not None:
+            self.module.lr = experiment.lr
         self.module.begin(experiment.size_arguments(parts.size_param), self.steps)
         net: Any = self.module.net  # what planning has seen has num_params()
         built = net.num_params()

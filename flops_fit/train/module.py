@@ -56,7 +56,8 @@ class ScalingModule(pl.LightningModule):
     Args:
         net: Class or factory function of the network; the size parameter is set for every run.
         loss_fn: ``(outputs, targets) -> scalar``; None where ``compute_loss`` is overridden.
-        lr: Peak learning rate; handed to the network's ``param_groups(lr)`` where it has that.
+        lr: Peak learning rate; handed to the network's ``param_groups(lr)`` where it has that. "auto" for the rate
+            that a probe finds for each size.
         schedule: Decay after warm-up, over the run's own steps: linear to zero, cosine to a tenth, or none.
         warmup_fraction: Share of the run's steps with a rising rate.
         weight_decay: AdamW's.
@@ -69,7 +70,7 @@ class ScalingModule(pl.LightningModule):
         self,
         net: Callable[..., nn.Module],
         loss_fn: Callable[..., Any] | None = None,
-        lr: float = 1e-3,
+        lr: float | Literal["auto"] = "auto",
         schedule: Schedule = "linear",
         warmup_fraction: float = 0.1,
         weight_decay: float = 0.0,
@@ -82,12 +83,15 @@ class ScalingModule(pl.LightningModule):
             check_loss(loss_fn)
         elif type(self).compute_loss is ScalingModule.compute_loss:
             raise PlanError("no loss_fn was given", hint="pass loss_fn, or override ScalingModule.compute_loss")
-        if not 0 < lr < math.inf or not 0 <= warmup_fraction < 1:
-            raise PlanError(f"lr={lr} must be positive and warmup_fraction={warmup_fraction} in [0, 1)")
+        if not 0 <= warmup_fraction < 1:
+            raise PlanError(f"warmup_fraction={warmup_fraction} must be in [0, 1)")
         if schedule not in get_args(Schedule):
             raise PlanError(f"schedule={schedule!r} is none of {', '.join(get_args(Schedule))}")
         self.make_net, self.loss_fn = net, loss_fn
-        self.lr, self.schedule, self.warmup_fraction = lr, schedule, warmup_fraction
+        self._lr: float | None = None
+        if lr != "auto":
+            self.lr = lr
+        self.schedule, self.warmup_fraction = schedule, warmup_fraction
         self.weight_decay, self.betas, self.unit = weight_decay, betas, unit
         self.total_steps = 0
         self.val_loss = MeanMetric()
@@ -97,6 +101,28 @@ class ScalingModule(pl.LightningModule):
         self._metrics = nn.ModuleList(made.values())
         self.gradient_norm: Tensor | None = None
         self._step_taker: StepTaker | None = None
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate; of a run whose rate a probe has found, that one.
+
+        Raises:
+            PlanError: It is "auto", and no rate has been set.
+        """
+        if self._lr is None:
+            raise PlanError('lr is "auto", and no rate has been found yet', hint="give a number, or train in a sweep")
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        if not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
+            raise PlanError(f"lr={lr!r} must be positive", hint='give a number such as 1e-3, or "auto"')
+        self._lr = lr
+
+    @property
+    def needs_lr(self) -> bool:
+        """Whether the rate is "auto" and still to be set."""
+        return self._lr is None
 
     @property
     def step_taker(self) -> StepTaker | None:

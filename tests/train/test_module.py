@@ -93,8 +93,8 @@ def test_without_a_loss_compute_loss_must_be_overridden() -> None:
         ({"lr": 0.0}, "lr=0.0 must be positive"),
         ({"lr": float("nan")}, "lr=nan must be positive"),
         ({"lr": float("inf")}, "lr=inf must be positive"),
-        ({"warmup_fraction": 1.0}, r"warmup_fraction=1.0 in \[0, 1\)"),
-        ({"warmup_fraction": -0.1}, r"warmup_fraction=-0.1 in \[0, 1\)"),
+        ({"warmup_fraction": 1.0}, r"warmup_fraction=1.0 must be in \[0, 1\)"),
+        ({"warmup_fraction": -0.1}, r"warmup_fraction=-0.1 must be in \[0, 1\)"),
         ({"schedule": "linaer"}, "schedule='linaer' is none of linear, cosine, constant"),
     ],
 )

@@ -6,12 +6,14 @@ from flops_fit.report.plots.isoflop import plot_isoflop
 from flops_fit.report.plots.optimum import plot_frontier, plot_optimum
 from flops_fit.report.plots.surface import plot_surface
 from flops_fit.report.plots.training import plot_curves, plot_device_hours
+from flops_fit.report.plots.transfer import plot_coordinates, plot_rates
 
 __all__ = [
     "Sheet",
     "combined",
     "figures",
     "panels",
+    "plot_coordinates",
     "plot_curves",
     "plot_device_hours",
     "plot_frontier",
@@ -20,6 +22,7 @@ __all__ = [
     "plot_leave_out",
     "plot_optimum",
     "plot_qq",
+    "plot_rates",
     "plot_residuals",
     "plot_surface",
     "sheets",

@@ -17,10 +17,12 @@ from flops_fit.report.plots.isoflop import plot_isoflop
 from flops_fit.report.plots.optimum import plot_frontier, plot_optimum
 from flops_fit.report.plots.surface import plot_surface
 from flops_fit.report.plots.training import plot_curves, plot_device_hours
+from flops_fit.report.plots.transfer import plot_rates
 from flops_fit.report.references import reference
 from flops_fit.report.series import FORETOLD, all_series, budgets_of
 from flops_fit.report.style import MOST_IN_LEGEND, compute_scale, legend_below, new_figure
 from flops_fit.report.training import curve_series, hours_series
+from flops_fit.report.transfer import rate_series
 
 if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis
@@ -178,6 +180,17 @@ _JUDGED = {"residuals": _residuals, "surface": _surface, "holdout": _holdout, "l
 def _recorded(analysis: ScalingAnalysis, recorded: Recorded | None) -> list[Sheet]:
     """Figures of what runs recorded while they trained."""
     made: list[Sheet] = []
+    if recorded is not None and recorded.rate_law is not None:
+        made.append(
+            Sheet(
+                name="learning_rate",
+                title="The learning-rate probe",
+                caption=f"Short runs before the sweep. Peak rate of its runs: {recorded.rate_law.formula}.",
+                panels={"": partial(plot_rates, recorded.rate_law)},
+                data=rate_series(recorded.rate_law),
+                size=(7.0, 5.0),
+            )
+        )
     if recorded is not None and recorded.curves is not None:
         curves = curve_series(recorded.curves)
         if not curves.empty:
