@@ -1,8 +1,9 @@
 """How wide should this MLP be, and on how many samples? A model and data that flops-fit knows nothing about."""
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import flops_fit
 
@@ -30,6 +31,17 @@ def samples(count: int = 400_000, features: int = 8) -> TensorDataset:
     weights = torch.randn(256, generator=generator) / 128**0.5
     y = (x @ directions + phases).sin() @ weights
     return TensorDataset(x, y + 0.05 * torch.randn(count, generator=generator))
+
+
+class Samples(pl.LightningDataModule):
+    """The same for mlp_regressor.yaml; no validation data, so every 20th or so sample is held out."""
+
+    def __init__(self, count: int = 400_000, batch_size: int = 32) -> None:
+        super().__init__()
+        self.count, self.batch_size = count, batch_size
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(samples(self.count), batch_size=self.batch_size, shuffle=True)
 
 
 def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

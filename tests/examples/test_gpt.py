@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from flops_fit import TokenBin
 from flops_fit.examples import GPT, next_token_loss
 
 
@@ -52,6 +55,56 @@ def test_every_earlier_token_matters() -> None:
         changed = x.clone()
         changed[0, t] = (changed[0, t] + 1) % 256
         assert (model(changed)[0, -1] - reference).abs().max() > 1e-6, t
+
+
+def trained_loss(pairs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], data: TokenBin) -> float:
+    """Mean held-out loss after a brief training on what ``pairs`` makes of inputs and targets."""
+    torch.manual_seed(0)
+    model = GPT(16, n_layer=1, vocab_size=16, seq_len=16)
+    optimizer = torch.optim.AdamW(model.param_groups(0.7), betas=(0.9, 0.95), weight_decay=0.0)
+    for step, (x, y) in enumerate(data.train_dataloader()):
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.97 if step > 40 else 1.0
+        x, y = pairs(x, y)
+        optimizer.zero_grad()
+        next_token_loss(model(x), y).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return float(
+            np.mean([next_token_loss(model(x), y).item() for x, y in (pairs(*b) for b in data.val_dataloader())])
+        )
+
+
+def test_nobody_guesses_better_than_the_entropy(tmp_path: Path) -> None:
+    """Nobody knows which random token comes next: a smaller loss would be a target seen among the inputs."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 30_000), ("val", 16_400)):
+        rng.integers(0, 16, count).astype("<u2").tofile(tmp_path / f"{name}.bin")
+    data = TokenBin(str(tmp_path / "train.bin"), str(tmp_path / "val.bin"), 16, 16, val_windows=None)
+    entropy = math.log(16)
+    assert entropy - 0.01 < trained_loss(lambda x, y: (x, y), data) < entropy + 0.1
+    assert trained_loss(lambda x, y: (x, x), data) < 0.5 * entropy  # the test would see it
+
+
+def test_weights_start_as_the_unit_scaled_maximal_update_has_them() -> None:
+    torch.manual_seed(0)
+    model = GPT(128, vocab_size=512)
+    for weight, std in (
+        (model.embedding.weight, 1.0),
+        (model.head.weight, 1.0),
+        (model.blocks[0].qkv.weight, 128**-0.5),
+    ):
+        assert weight.std().item() == pytest.approx(std, rel=0.02)
+    assert model.blocks[1].down.weight.std().item() == pytest.approx(512**-0.5, rel=0.02)
+    assert model.blocks[0].attention_scale == 1 / 16
+    assert [tau for block in model.blocks for tau in block.taus] == pytest.approx([(2 + i) ** -0.5 for i in range(4)])
+
+
+def test_inputs_longer_than_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="inputs of 65 tokens are longer than the model's seq_len=64"):
+        GPT(16)(ids(1, 65))
+    with pytest.raises(ValueError, match="seq_len=1 must be 2 or more"):
+        GPT(16, seq_len=1)
 
 
 @pytest.mark.parametrize("d_model", [9, 1, 63])

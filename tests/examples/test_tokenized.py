@@ -286,3 +286,25 @@ def test_without_the_packages_local_files_are_named(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert "give path=...: a text, JSONL or parquet file" in refusal(None)
     assert "tokenizer='bytes', which needs nothing" in refusal(as_jsonl(tmp_path), tokenizer="bpe")
+
+
+@pytest.mark.slow
+def test_data_sets_come_through_the_package_datasets_and_need_a_network_once(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "stories").mkdir()
+    path = as_jsonl(tmp_path / "stories")
+    program = (
+        "import sys, flops_fit.examples as e\n"
+        "d = e.TokenizedText(dataset=sys.argv[1], seq_len=32, cache_dir=sys.argv[2]); d.prepare_data()\n"
+        "print(d.fingerprint)"
+    )
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+
+    def read(name: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-W", "ignore", "-c", program, name, str(tmp_path / "cache")]
+        return subprocess.run(words, capture_output=True, text=True, env=offline)
+
+    assert read(str(tmp_path / "stories")).stdout.strip() == tokenized(path, tmp_path / "other").fingerprint
+    refused = read("roneneldan/TinyStories").stderr
+    assert "the data set roneneldan/TinyStories (split train) cannot be loaded" in refused
+    assert "give path=...: a text, JSONL or parquet file" in refused
