@@ -50,11 +50,13 @@ p { max-width: 60rem; margin: 0.5rem 0; }
 .warning { border-left: 4px solid #999; padding: 0.2rem 0.8rem; margin: 0.35rem 0; background: #f6f6f6; }
 .grave { border-left-color: #D55E00; background: #fdf3ec; }
 table { border-collapse: collapse; font-size: 0.92em; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { text-align: left; padding: 0.25rem 1rem 0.25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { text-align: left; padding: 0.25rem 1rem 0.25rem 0; border-bottom: 1px solid #ddd; vertical-align: top;
+  white-space: nowrap; }
+.wrap td { white-space: normal; }
 .wrap table { width: 100%; } .wrap td { overflow-wrap: anywhere; } .wrap td:first-child { width: 34%; }
 .wrap td:nth-child(2) { min-width: 9rem; }
 .panels { display: flex; flex-wrap: wrap; gap: 0.6rem 1.2rem; justify-content: flex-start; align-items: flex-start; }
-.panels svg { flex: 1 1 24rem; width: 100%; min-width: 0; height: auto; }
+.panels svg { flex: 1 1 26rem; width: 100%; min-width: 0; height: auto; } .three svg { flex-basis: 20rem; }
 .panels svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure { margin: 0.5rem 0 1.6rem; } figcaption { color: #444; font-size: 0.92em; max-width: 60rem; }
 pre, code { background: #f4f4f4; font-size: 0.88em; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -62,7 +64,8 @@ pre { padding: 0.6rem 0.8rem; margin: 0.4rem 0; } code { padding: 0.1rem 0.3rem;
 .ask { color: #A33B00; font-style: italic; }
 @media print {
   body { margin: 0; max-width: none; font-size: 10.5pt; } h2, h3 { break-after: avoid; }
-  figure, tr, .answer, .warning { break-inside: avoid; } .panels svg { flex-basis: 40%; } a { color: inherit; }
+  figure, tr, .answer, .warning { break-inside: avoid; } .panels svg { flex-basis: 40%; }
+  td { white-space: normal; } th { white-space: normal; overflow-wrap: anywhere; }
 }
 </style>
 </head>
@@ -156,9 +159,9 @@ def _warnings(analysis: ScalingAnalysis) -> str:
 
 
 def _figure(sheet: Sheet, drawings: Sequence[str]) -> str:
-    inside = "\n".join(drawings)
+    inside, three = "\n".join(drawings), " three" if len(drawings) == 3 else ""
     return (
-        f'<h2>{escape(sheet.title)}</h2>\n<figure><div class="panels">\n{inside}\n</div>'
+        f'<h2>{escape(sheet.title)}</h2>\n<figure><div class="panels{three}">\n{inside}\n</div>'
         f"<figcaption>{escape(sheet.caption)}</figcaption></figure>"
     )
 

@@ -91,6 +91,14 @@ def compute_scale(C: FloatArray) -> ScalarMappable:
     return ScalarMappable(LogNorm(low, high if high > low else 1.01 * low), shades)
 
 
+def compute_bar(ax: Axes | list[Axes], scale: ScalarMappable, label: str = "budget [FLOPs]") -> None:
+    """A bar that reads colours as compute, beside one or several axes."""
+    first = ax[0] if isinstance(ax, list) else ax
+    bar = first.figure.colorbar(scale, ax=ax, label=label)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def size_scale(N: FloatArray) -> ScalarMappable:
     """Colours for sizes: another ramp than that of compute, so that the two are not taken for each other."""
     shades = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))

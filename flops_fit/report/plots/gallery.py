@@ -20,7 +20,7 @@ from flops_fit.report.plots.training import plot_curves, plot_device_hours
 from flops_fit.report.plots.transfer import plot_rates
 from flops_fit.report.references import reference
 from flops_fit.report.series import FORETOLD, all_series, budgets_of
-from flops_fit.report.style import MOST_IN_LEGEND, compute_scale, legend_below, new_figure
+from flops_fit.report.style import MOST_IN_LEGEND, compute_bar, compute_scale, legend_below, new_figure
 from flops_fit.report.training import curve_series, hours_series
 from flops_fit.report.transfer import rate_series
 
@@ -87,7 +87,7 @@ def sheets(
             " beyond them. Star: its minimum, with the 95 % interval of its place. Hollow: runs left out.",
             panels={"": partial(plot_isoflop, analysis, series=data["isoflop"])},
             data=data["isoflop"],
-            size=(7.4, 5.4),
+            size=(6.4, 5.2),
         ),
         Sheet(
             name="optimum",
@@ -99,6 +99,7 @@ def sheets(
                 for quantity in ("num_params", "num_tokens", "tokens_per_param")
             },
             data=data["optimum"],
+            size=(5.0, 4.6),
         ),
         Sheet(
             name="frontier",
@@ -106,7 +107,7 @@ def sheets(
             caption="Dashed beyond the data. The irreducible loss E is drawn only where the runs determine it.",
             panels={"": partial(plot_frontier, analysis, series=data["frontier"])},
             data=data["frontier"],
-            size=(7.0, 5.0),
+            size=(6.4, 4.9),
         ),
     ]
     made += [sheet for name, draw in _JUDGED.items() if name in data and (sheet := draw(analysis, data))]
@@ -202,7 +203,7 @@ def _recorded(analysis: ScalingAnalysis, recorded: Recorded | None) -> list[Shee
                     " what a run ending there would have reached. Means over a twentieth of each run.",
                     panels={"": partial(plot_curves, recorded.curves, series=curves)},
                     data=curves,
-                    size=(7.0, 5.0),
+                    size=(6.4, 4.9),
                 )
             )
     if recorded is not None and recorded.table is not None:
@@ -216,7 +217,7 @@ def _recorded(analysis: ScalingAnalysis, recorded: Recorded | None) -> list[Shee
                     " machine slowed each other down.",
                     panels={"": partial(plot_device_hours, recorded.table, series=hours, unit=analysis.unit)},
                     data=hours,
-                    size=(7.0, 5.0),
+                    size=(6.4, 4.9),
                 )
             )
     return made
@@ -248,7 +249,7 @@ def panels(sheet: Sheet) -> Iterator[Figure]:
 
 def _finish(figure: Figure, sheet: Sheet) -> None:
     if sheet.bar is not None:
-        figure.colorbar(sheet.bar, ax=figure.axes, label="budget [FLOPs]")
+        compute_bar(figure.axes, sheet.bar)
     legend_below(figure)
 
 

@@ -14,6 +14,7 @@ from flops_fit.report.style import (
     LABELS,
     MOST_IN_LEGEND,
     axis_label,
+    compute_bar,
     compute_scale,
     count_axis,
     draw_dots,
@@ -76,7 +77,7 @@ def _budgets(ax: Axes, analysis: ScalingAnalysis, kinds: dict[str, pd.DataFrame]
             ax.plot(curve["num_params"], curve["loss"], color=color, lw=1, ls=(0, (4, 3)), zorder=2)
             ax.plot(curve["num_params"][within], curve["loss"][within], color=color, lw=1.8, zorder=2)
     if not few:
-        ax.figure.colorbar(scale, ax=ax, label="budget [FLOPs]" if budgets.size else LABELS["flops"])
+        compute_bar(ax, scale, "budget [FLOPs]" if budgets.size else LABELS["flops"])
 
 
 def _minima(ax: Axes, lowest: pd.DataFrame) -> None:
@@ -96,5 +97,6 @@ def _minima(ax: Axes, lowest: pd.DataFrame) -> None:
         zorder=4,
     )
     x, y = (lowest[c].astype(float) for c in ("num_params", "loss"))
-    ax.plot(x, y, "*", ms=11, mfc="white", mec="black", mew=1.0, ls="", zorder=5, label="minimum, 95 %")
+    size = 11 if len(lowest) <= MOST_IN_LEGEND else 6
+    ax.plot(x, y, "*", ms=size, mfc="white", mec="black", mew=1.0, ls="", zorder=5, label="minimum, 95 %")
     ax.set_xlim(limits)

@@ -55,7 +55,7 @@ def plot_optimum(
         line, points = series[series["kind"] == "headline"], series[series["kind"] == "budget"]
         C = line["compute_budget"].to_numpy(float)
         ax.set_xscale("log")
-        ax.axvspan(C.min(), analysis.largest_budget, color="#ebebeb", zorder=0, lw=0, label="data")
+        ax.axvspan(C.min() / 100, analysis.largest_budget, color="#ebebeb", zorder=0, lw=0, label="data")
         # What is hardly known may reach over hundreds of decades: the frame is the answer's, an edge is "or more".
         told = np.concatenate([frame[quantity].to_numpy(float) for frame in (line, points)])
         told = told[np.isfinite(told)]
@@ -75,7 +75,8 @@ def plot_optimum(
                 ax.plot(C, values, color="black", lw=1.1, ls=dashes, zorder=2, label=law.label)
             count_axis(ax, "y", quantity, analysis.unit)
             draw_box(ax, _exponents(analysis, quantity))
-        ax.set_xlim(C.min(), C.max())
+        margin = (C.max() / C.min()) ** 0.02
+        ax.set_xlim(C.min() / margin, C.max() * margin)
         count_axis(ax, "x", "flops", analysis.unit)
     return ax
 
@@ -166,8 +167,8 @@ def _exponents(analysis: ScalingAnalysis, quantity: str) -> list[str]:
 
 
 def _power(method: str, value: float, ci: tuple[float, float] | None) -> str:
-    interval = "" if ci is None else f"  ({ci[0]:.3f} to {ci[1]:.3f})"
-    return f"{method}: $C^{{{value:.3f}}}${interval}"
+    interval = "" if ci is None else f" ({ci[0]:.3f} to {ci[1]:.3f})"
+    return f"{method}: exponent {value:.3f}{interval}"
 
 
 def _irreducible(ax: Axes, analysis: ScalingAnalysis) -> None:

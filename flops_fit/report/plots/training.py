@@ -13,6 +13,7 @@ from flops_fit.report.style import (
     LABELS,
     MOST_IN_LEGEND,
     axis_label,
+    compute_bar,
     compute_scale,
     count_axis,
     draw_dots,
@@ -111,7 +112,7 @@ def plot_device_hours(
         best = seconds[seconds["is_best"].astype(bool)]
         ax.step(best["seconds"], best["loss"], where="post", color="black", lw=1, zorder=1, label="lowest so far")
         if not few:
-            ax.figure.colorbar(scale, ax=ax, label="budget [FLOPs]")
+            compute_bar(ax, scale)
         ax.set_xscale("log")
         _time_axis(ax)
         devices = [name for name in seconds["device"].unique() if name]
