@@ -24,7 +24,7 @@ def trained(recorded: Recorded) -> dict[str, str]:
     return {
         "architecture and shape": _architecture(recorded.plan),
         "data set": _data(recorded),
-        "tokenizer": ASK,
+        "tokenizer": ASK if recorded.plan.get("unit", "tokens") == "tokens" else "",
         "optimizer": _column(table, "optimizer") or ASK,
         "peak learning rate": _column(table, "lr") or ASK,
         "schedule": _schedule(table) or ASK,

@@ -216,8 +216,10 @@ def leave_out_series(analysis: ScalingAnalysis) -> pd.DataFrame:
     spread: dict[str, tuple[float, float]] = {}
     if analysis.draws is not None and len(analysis.draws):
         laws = ParametricLaw.from_logs(analysis.draws)
-        drawn = {"num_params": laws.optimum(C, analysis.rule)[0], "loss": laws.optimal_loss(C, analysis.rule)}
-        spread = {name: tuple(np.quantile(v, [0.025, 0.975]) / whole[name] - 1) for name, v in drawn.items()}
+        # Some draws of a surface that is hardly determined go anywhere.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            drawn = {"num_params": laws.optimum(C, analysis.rule)[0], "loss": laws.optimal_loss(C, analysis.rule)}
+            spread = {name: tuple(np.quantile(v, [0.025, 0.975]) / whole[name] - 1) for name, v in drawn.items()}
     rows = []
     for left in analysis.leave_one_out:
         for answer in FORETOLD:

@@ -8,8 +8,9 @@ import pandas as pd
 from flops_fit.fit.envelope import fit_envelope
 from flops_fit.laws import FloatArray
 
-# A loss on a curve is a mean over a twentieth of its rows: single batches scatter.
-_SMOOTHED_SHARE = 20
+# A loss on a curve is a mean over a tenth of its rows, and over some at least: single batches scatter.
+_SMOOTHED_SHARE = 10
+_FEWEST_ROWS = 8
 _POINTS_A_CURVE = 60
 _ON_ENVELOPE = 120
 
@@ -39,7 +40,7 @@ def curve_series(curves: pd.DataFrame) -> pd.DataFrame:
 def _smooth(run: pd.DataFrame) -> pd.DataFrame:
     """One curve as running means, thinned to points that lie evenly in log C."""
     run = run.sort_values("flops", kind="stable")
-    width = max(1, len(run) // _SMOOTHED_SHARE)
+    width = min(len(run), max(_FEWEST_ROWS, len(run) // _SMOOTHED_SHARE))
     columns = ["num_tokens", "flops", "loss"]
     means = run[columns].rolling(width).mean().dropna()
     means["run_id"], means["num_params"] = run["run_id"], run["num_params"]
@@ -51,13 +52,14 @@ def _smooth(run: pd.DataFrame) -> pd.DataFrame:
 
 
 def _envelope(curves: pd.DataFrame) -> pd.DataFrame:
-    """The lowest loss that any run had reached for as much compute: a staircase down."""
-    reached = curves.sort_values("flops", kind="stable")
-    lowest = np.minimum.accumulate(reached["loss"].to_numpy(float))
-    log_C = np.log(reached["flops"].to_numpy(float))
-    grid = np.linspace(log_C[0], log_C[-1], _ON_ENVELOPE)
-    at = np.maximum(np.searchsorted(log_C, grid + 1e-12, side="right") - 1, 0)
-    return pd.DataFrame({"kind": "envelope", "flops": np.exp(grid), "loss": lowest[at]})
+    """The lowest of all curves at each compute."""
+    log_C = np.log(curves["flops"].to_numpy(float))
+    grid = np.linspace(log_C.min(), log_C.max(), _ON_ENVELOPE)
+    lowest = np.full(len(grid), np.inf)
+    for _, run in curves.groupby("run_id", sort=False):
+        x, y = np.log(run["flops"].to_numpy(float)), run["loss"].to_numpy(float)
+        lowest = np.minimum(lowest, np.interp(grid, x, y, left=np.inf, right=np.inf))
+    return pd.DataFrame({"kind": "envelope", "flops": np.exp(grid), "loss": lowest})[np.isfinite(lowest)]
 
 
 def hours_series(table: pd.DataFrame) -> pd.DataFrame:

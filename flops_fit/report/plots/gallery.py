@@ -200,7 +200,7 @@ def _recorded(analysis: ScalingAnalysis, recorded: Recorded | None) -> list[Shee
                     name="curves",
                     title="Training curves and their envelope",
                     caption="A picture, not an answer: along a schedule that comes down at its end, the loss is not"
-                    " what a run ending there would have reached. Means over a twentieth of each run.",
+                    " what a run ending there would have reached. Means over a tenth of each run.",
                     panels={"": partial(plot_curves, recorded.curves, series=curves)},
                     data=curves,
                     size=(6.4, 4.9),

@@ -71,7 +71,7 @@ def plot_optimum(
         else:
             for name, dashes in zip(references, DASHES, strict=False):
                 law = reference(name)
-                values = law.answer(quantity, C).clip(*rim)
+                values = _inside(law.answer(quantity, C), rim)
                 ax.plot(C, values, color="black", lw=1.1, ls=dashes, zorder=2, label=law.label)
             count_axis(ax, "y", quantity, analysis.unit)
             draw_box(ax, _exponents(analysis, quantity))
@@ -88,10 +88,13 @@ def plot_frontier(analysis: ScalingAnalysis, ax: Axes | None = None, *, series: 
         plot_optimum(analysis, "loss", ax, series=series)
         runs = analysis.runs
         draw_dots(ax, runs.assign(compute=runs["flops"]), "compute", color="#999999", marker=".", label="runs", size=14)
-        ends = series[["loss", "loss_low"]].to_numpy(float).ravel()
         E, _ = irreducible_loss(analysis)
-        low = np.append(ends[np.isfinite(ends)], runs["loss"].min() if E is None else E)
-        frame_losses(ax, runs["loss"].to_numpy(float), low)
+        line = series["loss"].to_numpy(float)
+        floor = np.nanmin([*line, runs["loss"].min(), *([] if E is None else [E])])
+        # A band may reach down to nothing: as far as it helps to see the rest.
+        deepest = np.nanmin([*series["loss_low"].to_numpy(float), floor])
+        low = max(deepest, floor - 0.5 * (runs["loss"].max() - floor))
+        frame_losses(ax, runs["loss"].to_numpy(float), np.array([low]))
     return ax
 
 
@@ -101,8 +104,13 @@ def _rivals(
     others = [series[series["kind"] == name] for name in rivals(analysis)]
     for i, other in enumerate(o for o in others if o[quantity].notna().any()):
         label = None if i else "other candidates"
-        values = other[quantity].to_numpy(float).clip(*rim)
+        values = _inside(other[quantity].to_numpy(float), rim)
         ax.plot(C, values, color=GREY, lw=0.9, ls=":", zorder=1, label=label)
+
+
+def _inside(values: FloatArray, rim: tuple[float, float]) -> FloatArray:
+    """Values that the frame has room for; a line ends where it leaves it."""
+    return np.where((values >= rim[0]) & (values <= rim[1]), values, np.nan)
 
 
 def _headline(
