@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from flops_fit.fit.diagnostics import GRAVE
 from flops_fit.markup import html_table
 from flops_fit.report.checklist import ASK, checklist
 from flops_fit.report.plots.gallery import Sheet
@@ -24,6 +23,7 @@ from flops_fit.report.tables import (
     isoflop_table,
     left_out_table,
     parameter_table,
+    warnings_first,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def render_page(
         answer=escape(answer_sentence(analysis, target)),
         method=escape(analysis.headline.method),
         why=escape(analysis.headline.why),
-        warnings=_warnings(analysis),
+        warnings=_warnings(analysis, target),
         answers=_table(answer_table(analysis, target=target)),
         holdout=escape(capitalised(holdout_line(analysis))),
         candidates_say=capitalised(CANDIDATES_SAY),
@@ -147,10 +147,9 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _warnings(analysis: ScalingAnalysis) -> str:
+def _warnings(analysis: ScalingAnalysis, target: float | None) -> str:
     lines = []
-    for warning in analysis.warnings:
-        grave = warning.code in GRAVE
+    for warning, grave in warnings_first(analysis, target):
         kind, said = ("warning grave", "Do not act on this alone: ") if grave else ("warning", "Note: ")
         lines.append(
             f'<p class="{kind}"><b>{said}</b>{escape(warning.message)} <code>{escape(warning.code)}</code></p>'

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from flops_fit.fit.diagnostics import GRAVE
 from flops_fit.report.checklist import checklist
 from flops_fit.report.html import capitalised, title_of
 from flops_fit.report.recorded import Recorded
@@ -21,6 +20,7 @@ from flops_fit.report.tables import (
     isoflop_table,
     left_out_table,
     parameter_table,
+    warnings_first,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def render_markdown(analysis: ScalingAnalysis, *, recorded: Recorded | None = No
         f"## {_plain(title_of(recorded))}",
         _plain(data_line(analysis)),
         f"**{_plain(answer_sentence(analysis, target))}**",
-        *_warnings(analysis),
+        *_warnings(analysis, target),
         _table(answer_table(analysis, target=target)),
         _plain(f"{headline}. {capitalised(holdout_line(analysis))}."),
         "### Fitted laws",
@@ -54,10 +54,10 @@ def render_markdown(analysis: ScalingAnalysis, *, recorded: Recorded | None = No
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _warnings(analysis: ScalingAnalysis) -> list[str]:
+def _warnings(analysis: ScalingAnalysis, target: float | None) -> list[str]:
     lines = [
-        f"- {'**Do not act on this alone**: ' if w.code in GRAVE else ''}{_plain(w.message)} ({_plain(w.code)})"
-        for w in analysis.warnings
+        f"- {'**Do not act on this alone**: ' if grave else ''}{_plain(w.message)} ({_plain(w.code)})"
+        for w, grave in warnings_first(analysis, target)
     ]
     return ["\n".join(lines)] if lines else []
 

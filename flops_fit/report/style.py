@@ -173,7 +173,7 @@ def count_axis(ax: Axes, which: str, quantity: str, unit: str) -> None:
     decades = np.log10(high / low)
     if quantity == "flops":
         axis.set_minor_formatter(NullFormatter())  # on a short axis they would stand on each other
-        axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 1.7 else (1.0,), numticks=8))
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 1.7 else (1.0,), numticks=6))
         axis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
         return
     steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 3.2 else (1.0,)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from flops_fit.fit.diagnostics import GRAVE
 from flops_fit.fit.isoflop import BudgetStatus
 from flops_fit.fit.noise import is_lacking
+from flops_fit.fit.prediction import Warning_
 from flops_fit.report.series import FORETOLD, HEADLINE, answers, budgets_of, holdout_series
 from flops_fit.units import format_count, format_flops
 
@@ -23,6 +25,8 @@ ASKED = "asked for"
 CANDIDATES_SAY = (
     "candidates, by the budgets hidden from them: error on the largest, rms per factor e of compute, weight"
 )
+# Of one answer, what makes it worthless by itself.
+_GRAVE_HERE = ("far_extrapolation", "size_uncertain_here")
 _MOST_ROWS = 14
 _MOST_REASONS = 20
 _UNKNOWN = (math.nan, math.nan)
@@ -90,7 +94,8 @@ def answer_sentence(analysis: ScalingAnalysis, target: float | None = None) -> s
     if abs(ratio - 1) <= 0.01:
         where = "the largest budget trained"
     elif ratio > 1:
-        where = f"{ratio:.3g} times the largest budget trained"
+        times = f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}"
+        where = f"{times} times the largest budget trained"
     else:
         where = "inside the budgets trained" if C >= float(analysis.rows.C.min()) else "below every budget trained"
     start = f"With {format_flops(C)} FLOPs, {where}, "
@@ -103,6 +108,15 @@ def answer_sentence(analysis: ScalingAnalysis, target: float | None = None) -> s
     if not math.isfinite(row["loss"]):
         return f"{text}; what loss it reaches cannot be told from these runs."
     return f"{text}, to reach a loss of {_said(row, 'loss', rounded)}."
+
+
+def warnings_first(analysis: ScalingAnalysis, target: float | None = None) -> list[tuple[Warning_, bool]]:
+    """What must be known before acting on ``answer_sentence``, the gravest first, each with whether it is grave."""
+    found = list(analysis.warnings)
+    if target is not None:
+        found += [w for w in analysis.predict(target).warnings if w not in found]
+    told = [(w, w.code in GRAVE or w.code in _GRAVE_HERE) for w in found]
+    return sorted(told, key=lambda pair: not pair[1])
 
 
 def _said(row: pd.Series, name: str, form: Callable[[float, float, float], str]) -> str:

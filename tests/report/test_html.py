@@ -87,7 +87,9 @@ def test_the_page_holds_warnings_answers_and_what_was_left_out(page: str, analys
 
 def test_warnings_stand_before_everything_else(analysis: ScalingAnalysis) -> None:
     told = (Warning_("simulated", f"20 runs are {EVIL}"), Warning_("minimum_at_edge", "move the sizes"))
-    warned = render_page(replace(analysis, warnings=told), [])
+    warned = render_page(replace(analysis, warnings=told), [], target=1e24)
+    assert 0 < warned.index("Do not act on this alone: </b>1e+24 FLOPs lie") < warned.index("Note: ")
+    assert "With 1e+24 FLOPs, 100,000 times the largest budget trained" in warned
     assert 0 < warned.index("Note: </b>20 runs are &lt;script") < warned.index("<table")
     assert 0 < warned.index("Do not act on this alone: </b>move the sizes") < warned.index("<table")
 
