@@ -136,6 +136,15 @@ def test_the_package_alone_loads_nothing() -> None:
     assert not _loaded_by("import flops_fit, flops_fit.__main__") & {"numpy", "pandas", "scipy", "torch", "matplotlib"}
 
 
+def test_help_status_and_predict_load_no_more_than_they_need() -> None:
+    """A third of a second has no room for scipy, which takes one, or pandas, which takes another."""
+    heavy = {"torch", "lightning", "torchmetrics", "matplotlib", "pandas", "scipy"}
+    helped = _loaded_by("from flops_fit.cli import main; main(['--help'])")
+    assert not helped & (heavy | {"numpy"})
+    answered = "import flops_fit.cli.status, flops_fit.cli.answers, flops_fit.api, flops_fit.fit.what_if"
+    assert not _loaded_by(f"{answered}; from flops_fit.fit.store import _classes; _classes()") & heavy
+
+
 def test_public_names_are_those_that_are_promised() -> None:
     assert flops_fit.__all__ == [
         "Comparison",

@@ -198,8 +198,8 @@ def _wrong_form(entry: Entry, classes: _Classes) -> Mistake | None:
     if entry.is_option or entry.kind == "mapping" or (entry.kind == "scalar" and entry.value in _NOTHING):
         return None
     if isinstance(schema, Mapping):
-        keys = ", ".join(list(schema)[:5])
-        return Mistake(entry.place, f"{entry.name} is {what}, not a mapping", f"its keys are {keys}, ...")
+        hint = f"its keys stand below it, such as {next(iter(schema))}:"
+        return Mistake(entry.place, f"{entry.name} is {what}, not a mapping", hint)
     if isinstance(schema, _Arguments):
         return Mistake(entry.place, f"{entry.name} is {what}, not a mapping", "write {name: value}")
     if isinstance(schema, _Spec) and entry.kind == "list" and not schema.is_many:
