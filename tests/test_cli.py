@@ -301,7 +301,8 @@ def test_ctrl_c_exits_with_75(tmp_path: Path) -> None:
     import signal
     import time
 
-    config = write(tmp_path, {"sweep.compute_budgets": [1e9], "sweep.sizes": [24, 28], "sweep.launcher": "local"})
+    slow = {"model.init_args.net.class_path": "toy.Slow", "sweep.compute_budgets": [1e8], "sweep.sizes": [16, 20]}
+    config = write(tmp_path, slow | {"sweep.launcher": "local"})
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen(
         [sys.executable, "-m", "flops_fit", "fit", "--config", str(config)],
@@ -315,5 +316,6 @@ def test_ctrl_c_exits_with_75(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
-    assert b"the same command goes on" in errors
+    assert b"stopping: runs of this machine save what they have first" in errors
+    assert f"flops-fit fit --config {config}".encode() in errors
     assert b"Traceback" not in errors

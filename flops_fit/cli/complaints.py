@@ -121,7 +121,7 @@ def _meaning(parts: Sequence[str]) -> str | None:
     name = next((p for p in reversed(parts) if not p.isdigit()), "")
     text = inspect.getdoc(holder) or "" if holder is not None else ""
     match = re.search(rf"^    {re.escape(name)}: (.*(?:\n        .*)*)", text, re.MULTILINE) if name else None
-    return f"{name}: {' '.join(match[1].split()).rstrip('.')}" if match else None
+    return f"{name}: {' '.join(match[1].split()).partition('; ')[0].rstrip('.')}" if match else None
 
 
 def placed(error: PlanError, entries: Sequence[Entry]) -> PlanError:
