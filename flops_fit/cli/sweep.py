@@ -272,6 +272,7 @@ def progress_of(
             yield show
         follower.tell()
     except KeyboardInterrupt:
+        view.close()  # what the keyboard and the handler have written stands below it
         view.leave(progress(directory, [run.experiment for run in view.last]))
         raise
     finally:
