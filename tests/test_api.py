@@ -171,7 +171,7 @@ BAD = {
     "too small a data set": ({"dataset": toy.regression(40), "batch_size": 64}, DataError, "fewer than one batch"),
     "no data at all": ({"dataset": 3}, DataError, "int, not a data set"),
     "a data class": ({"dataset": toy.Words}, DataError, "a class, not data"),
-    "no budget": ({"compute_budgets": []}, PlanError, "compute_budgets is missing"),
+    "no budget": ({"compute_budgets": []}, PlanError, "must be a list of positive numbers"),
     "a budget of 0": ({"compute_budgets": [0]}, PlanError, "positive numbers of FLOPs; got 0"),
     "a negative budget": ({"compute_budgets": [-1e6]}, PlanError, "got -1000000"),
     "a budget of NaN": ({"compute_budgets": [float("nan")]}, PlanError, "got nan"),

@@ -197,7 +197,7 @@ class SweepConfig:
                 f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for a designed sweep, and plan is grid",
                 hint="add plan: designed, or leave these out (--max-flops of `fit` limits one call)",
             )
-        if self.plan == "grid" and not self.compute_budgets:
+        if self.plan == "grid" and self.compute_budgets is None:
             raise PlanError(
                 "compute_budgets is missing: the training compute of each IsoFLOP group",
                 hint="such as compute_budgets: [1e17, 3e17, 1e18], or plan: designed with a target_compute",

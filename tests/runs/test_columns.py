@@ -152,7 +152,7 @@ def test_blanks_are_missing_not_wrong(blank: object) -> None:
     ("cell", "ours", "message"),
     [
         ("many", "num_params", "'many' is not a count"),
-        ("3 PD-days", "flops", "did you mean 'pf-day'"),
+        ("3 PD-days", "flops", "did you mean 'PF-day'"),
         ("2.3B", "loss", "'2.3B' is not a number"),
         ("2,31", "loss", "write decimals with a point"),
         ("1,30", "num_params", "no thousands separators"),

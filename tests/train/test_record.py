@@ -198,7 +198,12 @@ def test_a_run_from_the_command_records_all_that_is_listed(tmp_path: Path) -> No
     planned = replace(experiment(), experiment_id=run.run_id, size_param_value=8, num_tokens=STEPS * BATCH)
     planned = replace(planned, num_params=toy.Net(8).num_params())
     recipe = PythonRecipe(
-        model_cls=toy.Net, model_kwargs={}, loss_fn=toy.squared_error, dataset=toy.regression, batch_size=BATCH
+        model_cls=toy.Net,
+        model_kwargs={},
+        loss_fn=toy.squared_error,
+        dataset=toy.regression,
+        batch_size=BATCH,
+        module_kwargs={"lr": 1e-2},
     )
     facts = {"size_param": "width", "batch_size": BATCH, "checkpoint_interval": 60.0, "unit": "samples"}
     write_run_config(run, planned, recipe.to_config(), facts | {"origin": origin(tmp_path)})
@@ -264,7 +269,7 @@ class Halving(ScalingModule):
 def test_an_optimizer_of_the_users_own_is_recorded_as_it_is() -> None:
     from flops_fit.train.record import _recipe
 
-    module = Halving(toy.Net, toy.squared_error)
+    module = Halving(toy.Net, toy.squared_error, lr=1e-2)
     module.begin({"width": 8}, STEPS)
     found = _recipe(module, quiet_trainer())
     assert (found["optimizer"], found["schedule"], found["warmup_steps"]) == ("SGD", "Halving, its own", None)
