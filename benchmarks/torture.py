@@ -310,6 +310,7 @@ class Forks:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._orders, self._answers = self._server.stdin, self._server.stdout
+        self._answers.readline()  # that it is ready
         self._codes: dict[str, int] = {}
 
     def start(self, run: Path, devices: int) -> int:

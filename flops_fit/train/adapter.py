@@ -52,6 +52,11 @@ class LightningAdapter(ScalingModule):
         self._seen: dict[str, float | Tensor] = {}
         self._batch_idx = self._samples = 0
 
+    @property
+    def needs_lr(self) -> bool:
+        """Never: the rates are the module's own."""
+        return False
+
     def build_network(self, **size: int) -> nn.Module:
         """The user's module of one size, its log in our hands.
 

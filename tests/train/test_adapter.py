@@ -178,8 +178,8 @@ def test_a_lightning_module_goes_through_a_sweep(tmp_path: Path) -> None:
         model_cls=Plain,  # no loss, no num_params()
         model_size_param="width",
         dataset=regression,
-        compute_budgets=[4e6, 8e6],
-        sizes=[2, 4, 8],
+        compute_budgets=[1.5e6, 3e6],
+        sizes=[4, 8, 16],
         batch_size=8,
         min_steps=20,
         output_dir=tmp_path,
