@@ -92,7 +92,7 @@ def _fit(own: argparse.Namespace, rest: list[str], words: list[str]) -> int:
     except FitError as error:
         if outcome.counts.get(RunState.COMPLETED, 0) == outcome.total_runs > 1:
             raise
-        if outcome.counts.get(RunState.COMPLETED) == 1:  # as `predict --emit-config` asks for
+        if outcome.counts.get(RunState.COMPLETED, 0) == outcome.total_runs:  # it is but one
             result_of_one = study.directory.run(study.plan.experiments[0].experiment_id).result()
             print(json.dumps(result_of_one) if own.json else f"loss {result_of_one['loss']:.4f}")
             return code
