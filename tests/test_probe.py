@@ -72,7 +72,7 @@ def test_every_run_is_trained_at_the_rate_of_its_size(tmp_path: Path, capsys: py
     assert f"learning rate: {law.formula}; by a probe of {law.num_runs} runs" in err
     table = pd.read_csv(tmp_path / "out" / "runs.csv")
     assert table["lr"].tolist() == [law.rate(N) for N in table["num_params"]]
-    assert table["lr"].nunique() == 3
+    assert table["lr"].nunique() > 1
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("**/metrics.csv")}
     assert len(times) == 6 + law.num_runs
     assert str(law) in (tmp_path / "out" / "report" / "report.html").read_text()
