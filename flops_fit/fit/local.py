@@ -151,7 +151,10 @@ def _sample(
     weight /= weight.sum()
     best = int(weight.argmax())
     chosen = np.append(best, rng.choice(len(weight), n_draws, p=weight))
-    roots = np.linalg.cholesky(cells["covariance"][chosen] + 1e-14 * np.eye(2))
+    covariance = cells["covariance"][chosen]
+    # Of noiseless optima it is singular, and rounding, relative to its size, may make it less than that.
+    least = 1e-14 + 1e-12 * np.trace(covariance, axis1=1, axis2=2)
+    roots = np.linalg.cholesky(covariance + least[:, None, None] * np.eye(2))
     b = cells["b"][chosen] + (roots @ rng.standard_normal((len(chosen), 2, 1)))[..., 0]
     normal = rng.standard_normal(len(chosen))
     b[0], normal[0] = cells["b"][best], 0.0
