@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     options = parser.parse_args()
-    recipe = PythonRecipe(model_cls=Net, model_kwargs={}, loss_fn=loss_fn, dataset=data, batch_size=16)
+    recipe = PythonRecipe(
+        model_cls=Net, model_kwargs={}, loss_fn=loss_fn, dataset=data, batch_size=16, module_kwargs={"lr": 1e-3}
+    )
     with tempfile.TemporaryDirectory() as folder:
         config = SweepConfig(
             size_param="width",

@@ -110,6 +110,7 @@ def engine(width: int, steps: int, callbacks: list[pl.Callback]) -> tuple[float,
         dataset=data(width),
         val_dataset=data(width),
         batch_size=BATCH,
+        module_kwargs={"lr": 1e-3},
         trainer_kwargs={"accelerator": "cpu", "callbacks": [clock, *callbacks]},
     )
     experiment = Experiment(

@@ -508,8 +508,9 @@ def test_status_tells_what_is_wrong_with_one_run_and_all_about_the_others(
         {"C1e+06_width6": "interrupted"} if (file, content) == ("result.json", None) else {}
     )
     main(["status", str(out)])
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(run.run_id))
-    assert (file in line) == (file in ("result.json", "metrics.csv") and "completed" in line)
+    told = " ".join(line for line in capsys.readouterr().out.splitlines() if run.run_id in line)
+    is_broken = file in ("result.json", "metrics.csv") and (file, content) != ("result.json", None)
+    assert (file in told) == is_broken
     (run.path / "result.json").unlink(missing_ok=True)  # and the same for one that has not completed
     assert states(tmp_path, capsys)["C1e+06_width6"] in ("interrupted", "pending")
     shutil.rmtree(run.path)
