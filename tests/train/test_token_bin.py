@@ -218,7 +218,7 @@ def test_token_files_are_trained_on_from_python(tmp_path: Path) -> None:
         model_kwargs={"n_layer": 1, "seq_len": 32},
         dataset=data,
         loss_fn=next_token_loss,
-        compute_budgets=[3e8, 6e8],
+        compute_budgets=[1e8, 2e8],
         sizes=[4, 6, 8],
         lr=0.7,
         min_steps=20,
