@@ -244,6 +244,7 @@ class _Limits:
     def __init__(self, study: Study, selection: Selection) -> None:
         self._study, self._selection = study, selection
         self._began, self._before = time.monotonic(), self._done()
+        self._is_first = True
 
     def _done(self) -> float:
         sweep = self._study.directory
@@ -254,7 +255,10 @@ class _Limits:
         )
 
     def left(self) -> Selection:
-        """The selection, less what was spent."""
+        """The selection, less what earlier rounds of the call have spent."""
+        if self._is_first:
+            self._is_first = False
+            return self._selection
         hours, flops = self._selection.max_hours, self._selection.max_flops
         if hours is not None:
             hours = max(0.0, hours - (time.monotonic() - self._began) / 3600)

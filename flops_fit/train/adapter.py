@@ -37,12 +37,11 @@ class LightningAdapter(ScalingModule):
     and stopping. Not kept: what ``training_step`` logs, and hooks that are not called, which the plan names.
 
     The held-out loss is what ``validation_step`` returns, or else what it logs as ``val_loss``; without such a step,
-    the loss of ``training_step`` in eval mode. A module without ``num_params()`` counts all its parameters.
+    the loss of ``training_step`` in eval mode. A module without ``num_params()`` counts all its parameters. ``lr`` and
+    ``weight_decay`` are not used: they are those of ``configure_optimizers``.
 
     Args:
         net: The LightningModule's class, or a function that returns one.
-        lr: Not used: the rates are those of ``configure_optimizers``.
-        weight_decay: Not used, likewise.
         args: Those of ``ScalingModule``, but for ``loss_fn`` and ``betas``, which the module has itself.
         kwargs: Likewise.
     """
