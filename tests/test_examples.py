@@ -108,7 +108,9 @@ def test_a_script_finds_an_answer(tmp_path: Path, name: str, request: pytest.Fix
     sweep = tmp_path / "outputs" / name
     assert (sweep / "analysis.json").exists()
     found = results(sweep)
-    assert len(found) == runs
+    planned = json.loads((sweep / "plan.json").read_text())["num_experiments"]
+    assert len(found) == planned
+    assert planned >= runs
     if name in ("token_bin", "gpt_tinystories"):  # a token of these is a byte
         assert all(run["bits_per_byte"] == pytest.approx(run["bits_per_token"], rel=1e-3) for run in found)
     if name == "lightning_module":
