@@ -200,7 +200,9 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(toy.__file__).parent)!r}]\n"
         "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.study import train_study\n"
-        f"train_study(study(Path({str(folder)!r}), [1e9], sizes=[24, 28], launcher='local'))\n"
+        "import toy\n"
+        f"options = dict(sizes=[90, 110], launcher='local', model_cls=toy.Slow)\n"
+        f"train_study(study(Path({str(folder)!r}), [2.5e9], **options))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE)
     while not list(folder.glob("runs/*/timing.csv")):
