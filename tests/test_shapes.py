@@ -109,6 +109,7 @@ def test_other_processes_train_the_rows_of_a_table(tmp_path: Path) -> None:
         "compute_budgets": [1e6, 2e6, 4e6],
         "dataset": regression,
         "loss_fn": squared_error,
+        "lr": 1e-2,
         "batch_size": 16,
         "min_steps": 1,
         "sizes": rows,
