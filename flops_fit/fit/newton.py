@@ -301,7 +301,12 @@ def _step(
         right = np.where(held, 0.0, -here.gradient)
     else:
         right = np.where(held, move, -here.gradient - (full @ move[:, :, None])[:, :, 0])
-    step = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+    try:
+        step = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+    except (
+        np.linalg.LinAlgError
+    ):  # a resample of so few runs that rounding eats the ridge: no step where nothing curves
+        step = (np.linalg.pinv(np.nan_to_num(matrix), hermitian=True) @ right[:, :, None])[:, :, 0]
     # A factor of e in a term, or 1 in an exponent, is as far as an expansion may be trusted.
     step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1.0)
     return step, -np.einsum("rk,rk->r", step, here.gradient)
