@@ -116,7 +116,8 @@ def main() -> None:
             resumed.append(first_step(run, server.start(run)))
             os.kill(json.loads((run.path / "state.json").read_text())["pid"], signal.SIGKILL)
             server.wait()
-        server.process.stdin.close()  # type: ignore[union-attr]
+        assert server.process.stdin is not None
+        server.process.stdin.close()
         server.process.wait()
     print(f"medians of {options.rounds} rounds [s]")
     print(f"order to first step, fresh    {statistics.median(fresh):.3f}  (largest {max(fresh):.3f})")

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 from flops_fit.study import plan_study, train_study
 from flops_fit.sweep.config import SweepConfig
+from flops_fit.sweep.progress import Progress
 from flops_fit.train.recipe import PythonRecipe
 
 
@@ -70,8 +71,8 @@ def main() -> None:
         study = plan_study(recipe, config)
         samples: list[tuple[int, float, int]] = []
 
-        def sample(progress: object) -> None:
-            ended = sum(n for state, n in progress.counts.items() if state.value in ("completed", "diverged"))  # type: ignore[attr-defined]
+        def sample(progress: Progress) -> None:
+            ended = sum(n for state, n in progress.counts.items() if state.value in ("completed", "diverged"))
             samples.append((ended, *used()))
 
         began = time.perf_counter()

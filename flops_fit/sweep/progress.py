@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flops_fit.errors import DataError
 from flops_fit.experiment import Experiment
@@ -202,8 +203,8 @@ def _tail(path: Path) -> list[dict[str, float]]:
     ]
 
 
-def _number(cell: object) -> float | None:
+def _number(cell: Any) -> float | None:
     try:
-        return float(cell)  # type: ignore[arg-type]
+        return float(cell)
     except (TypeError, ValueError):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -143,8 +143,8 @@ def plot_holdout(
                 ax.plot(part["factor"], part["percent"], color=color, marker=marker, ms=5, lw=1, label=name)
         best = series[series["candidate"] == HEADLINE]
         if len(best):
-            style = {"ms": 15, "mfc": "white", "mec": "black", "zorder": 5, "ls": ""}
-            ax.plot(best["factor"], best["percent"], "*", label="headline", **style)  # type: ignore[arg-type]
+            style: dict[str, Any] = {"ms": 15, "mfc": "white", "mec": "black", "zorder": 5, "ls": ""}
+            ax.plot(best["factor"], best["percent"], "*", label="headline", **style)
         ax.set_xscale("log")
         factors = _apart(np.unique(series["factor"].to_numpy(float)))
         ax.set_xticks(factors, [f"{factor:.3g}x" for factor in factors])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -55,8 +55,8 @@ def plot_curves(curves: pd.DataFrame, ax: Axes | None = None, *, series: pd.Data
         ax.plot(lowest["flops"], lowest["loss"], color="black", lw=1.6, ls=(0, (4, 2)), zorder=4, label="envelope")
         if "best" in kinds:
             best = kinds["best"]
-            style = {"ms": 11, "mfc": "white", "mec": "black", "zorder": 5, "ls": ""}
-            ax.plot(best["flops"], best["loss"], "*", label="a size leads here", **style)  # type: ignore[arg-type]
+            style: dict[str, Any] = {"ms": 11, "mfc": "white", "mec": "black", "zorder": 5, "ls": ""}
+            ax.plot(best["flops"], best["loss"], "*", label="a size leads here", **style)
         ax.set_xscale("log")
         _frame(ax, lines)
         ax.set_xlabel(LABELS["flops"])
