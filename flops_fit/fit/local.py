@@ -121,13 +121,21 @@ def _posterior(
     scatter, drift = (v.ravel() for v in np.meshgrid(scatters, drifts, indexing="ij"))
     noise = np.eye(len(x)) * (se**2 + scatter[:, None] ** 2)[:, None, :]
     around = noise + drift[:, None, None] ** 2 * _walk(-d, -d)
-    total = around + H @ variance @ H.T
     r = y - H @ mean
-    solved = np.linalg.solve(total, np.broadcast_to(r[:, None], (len(total), len(r), 1)))[..., 0]
-    log_evidence = log_prior - 0.5 * (solved @ r + np.linalg.slogdet(total)[1])
-    gain = variance @ H.T
-    b = mean + solved @ gain.T
-    covariance = variance - gain @ np.linalg.solve(total, np.broadcast_to(gain.T, (len(total), *gain.T.shape)))
+    # By the precision, scaled to a unit diagonal: the far end of a long sweep determines one coefficient 10^6 times as
+    # well as the other, and a covariance of y, or one found by subtraction, would be lost in rounding.
+    informed = np.linalg.solve(around, np.broadcast_to(H, around.shape[:1] + H.shape))
+    precision = np.linalg.inv(variance) + H.T @ informed
+    width = 1 / np.sqrt(np.diagonal(precision, axis1=1, axis2=2))
+    between = width[:, :, None] * width[:, None, :]
+    covariance = np.linalg.inv(precision * between) * between
+    shift = (covariance @ (informed.transpose(0, 2, 1) @ r)[:, :, None])[..., 0]
+    b, away = mean + shift, r - shift @ H.T
+    squares = (away * np.linalg.solve(around, away[:, :, None])[..., 0]).sum(axis=1)
+    squares += shift**2 @ (1 / np.diag(variance))
+    log_volume = np.linalg.slogdet(around)[1] + np.log(np.diag(variance)).sum()
+    log_volume += np.linalg.slogdet(precision * between)[1] - 2 * np.log(width).sum(axis=1)
+    log_evidence = log_prior - 0.5 * (squares + log_volume)
     if gamma > 0:
         # An irreducible loss below zero is no law.
         log_evidence = np.where(b[:, 0] > 0, log_evidence, -np.inf)
@@ -152,9 +160,8 @@ def _sample(
     best = int(weight.argmax())
     chosen = np.append(best, rng.choice(len(weight), n_draws, p=weight))
     covariance = cells["covariance"][chosen]
-    # Of noiseless optima it is singular, and rounding, relative to its size, may make it less than that.
-    least = 1e-14 + 1e-12 * np.trace(covariance, axis1=1, axis2=2)
-    roots = np.linalg.cholesky(covariance + least[:, None, None] * np.eye(2))
+    # Where the two coefficients cannot be told apart, rounding may make it indefinite.
+    roots = np.linalg.cholesky(covariance * (1 + 1e-10 * np.eye(2)))
     b = cells["b"][chosen] + (roots @ rng.standard_normal((len(chosen), 2, 1)))[..., 0]
     normal = rng.standard_normal(len(chosen))
     b[0], normal[0] = cells["b"][best], 0.0

@@ -46,6 +46,16 @@ def test_the_loss_law_finds_its_own_gamma_and_otherwise_the_published_one():
     assert np.median(law(1e21)) == pytest.approx(1.7 + 1800.0 * 1e21 ** -GAMMA[0], rel=0.02)
 
 
+@pytest.mark.parametrize("decades", [9, 17])
+def test_a_sweep_of_many_decades_keeps_its_law(decades):
+    # exp(-gamma d) spans so many orders that covariances found by subtraction are lost in rounding.
+    x = np.linspace(30, 30 + decades * np.log(10), 20)
+    law = fit_local_loss(x, 1.7 + 0.5 * np.exp(-0.16 * (x - x[-1])), np.full(20, 1e-3), 2000, rng())
+    assert law.values[:, 2].mean() == pytest.approx(0.16, rel=0.1)
+    assert law(np.exp(x[-1]))[0] == pytest.approx(2.2, rel=0.005)
+    assert np.median(law(np.exp(x[-1] + 20))) == pytest.approx(1.72, rel=0.05)
+
+
 def test_the_same_generator_gives_the_same_draws():
     first, second = (fit_local_loss(X, 2 + np.exp(-0.1 * (X - X[0])), np.full(7, 0.01), 50, rng()) for _ in range(2))
     assert np.array_equal(first(1e23), second(1e23))
