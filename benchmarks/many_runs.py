@@ -78,7 +78,7 @@ def main() -> None:
         began = time.perf_counter()
         outcome = train_study(study, on_progress=sample)
         seconds = time.perf_counter() - began
-        print(f"{study.plan.num_experiments} runs in {seconds:.0f} s: {outcome}")
+        print(f"{study.plan.num_experiments} runs in {seconds:.0f} s, {outcome.unfinished} unfinished")
         early = next(s for s in samples if s[0] >= options.runs // 20)
         late = samples[-1]
         memory = [m for _, m, _ in samples if m]

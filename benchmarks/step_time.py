@@ -1,11 +1,12 @@
 """Time of an optimiser step in a flops-fit run over that of a bare PyTorch loop: same model, data, optimizer, schedule.
 
-    python benchmarks/step_time.py [--rounds 7]
+    python benchmarks/step_time.py [--rounds 15]
 
 Each round trains the same steps three ways, one after the other in this process: the bare loop, the engine as it is,
-and the engine with a callback that watches single steps (automatic optimisation, one step a call). What is
-printed are medians over the rounds of the ratios to the round's own bare loop, of wall and of CPU time. The bare loop
-logs nothing; the engine writes its metrics.csv, timing.csv and heartbeat as always.
+and the engine with a callback that watches single steps (automatic optimisation, one step a call). Rounds are short, a
+few seconds, because a shared machine changes its pace within minutes. What is printed are medians and quartiles over
+the rounds of the ratios to the round's own bare loop, and the engine's fastest round over the bare loop's fastest. The
+bare loop logs nothing; the engine writes its metrics.csv, timing.csv and heartbeat as always.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import math
 import statistics
 import tempfile
 import time
@@ -34,7 +36,7 @@ BATCH = 32
 class Mlp(nn.Module):
     """Residual MLP: many small operations, as a small transformer has."""
 
-    def __init__(self, width: int, depth: int = 6) -> None:
+    def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -80,9 +82,9 @@ class Watcher(pl.Callback):
         pass
 
 
-def bare(width: int, steps: int) -> tuple[float, float]:
+def bare(width: int, depth: int, steps: int) -> tuple[float, float]:
     torch.manual_seed(0)
-    net, source = Mlp(width), data(width)
+    net, source = Mlp(width, depth), data(width)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     loader, done = DataLoader(source, batch_size=BATCH, shuffle=True), 0
@@ -101,11 +103,11 @@ def bare(width: int, steps: int) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def engine(width: int, steps: int, callbacks: list[pl.Callback]) -> tuple[float, float]:
+def engine(width: int, depth: int, steps: int, callbacks: list[pl.Callback]) -> tuple[float, float]:
     clock = Clock()
     recipe = PythonRecipe(
         model_cls=Mlp,
-        model_kwargs={},
+        model_kwargs={"depth": depth},
         loss_fn=loss_fn,
         dataset=data(width),
         val_dataset=data(width),
@@ -117,7 +119,7 @@ def engine(width: int, steps: int, callbacks: list[pl.Callback]) -> tuple[float,
         experiment_id="step_time",
         compute_budget=1.0,
         size_param_value=width,
-        num_params=Mlp(width).num_params(),
+        num_params=Mlp(width, depth).num_params(),
         num_tokens=steps * BATCH,
         flops_per_token=1.0,
         steps=steps,
@@ -133,24 +135,29 @@ def engine(width: int, steps: int, callbacks: list[pl.Callback]) -> tuple[float,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread, medians of {options.rounds} paired rounds")
-    print("width  steps   bare ms  engine wall     cpu  single wall     cpu")
-    for width, steps in ((16, 1500), (48, 600), (224, 150)):
+    print(f"torch {torch.__version__}, 1 thread, medians of {options.rounds} paired rounds (quartiles)")
+    print("width  depth  steps  bare ms           engine wall          engine cpu         single wall  fastest")
+    for width, depth, steps in ((16, 2, 600), (16, 6, 300), (48, 6, 200), (96, 6, 100), (224, 6, 40)):
         ratios, times = [], []
-        for _ in range(options.rounds):
+        fastest = [math.inf, math.inf]
+        for turn in range(options.rounds):
             gc.collect()
-            base = bare(width, steps)
-            chunked, single = engine(width, steps, []), engine(width, steps, [Watcher()])
+            # Bare before and after by turns: a machine that slows down in a round favours neither.
+            first = bare(width, depth, steps) if turn % 2 else None
+            chunked, single = engine(width, depth, steps, []), engine(width, depth, steps, [Watcher()])
+            base = first or bare(width, depth, steps)
             times.append(base[0] / steps * 1e3)
-            ratios.append((chunked[0] / base[0], chunked[1] / base[1], single[0] / base[0], single[1] / base[1]))
-        medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
-        print(
-            f"{width:>5}  {steps:>5}  {statistics.median(times):>8.2f}  {medians[0]:>11.3f}  {medians[1]:>6.3f}"
-            f"  {medians[2]:>11.3f}  {medians[3]:>6.3f}"
-        )
+            fastest = [min(fastest[0], base[0]), min(fastest[1], chunked[0])]
+            ratios.append((chunked[0] / base[0], chunked[1] / base[1], single[0] / base[0]))
+        told = []
+        for column in zip(*ratios, strict=True):
+            low, middle, high = statistics.quantiles(column, n=4)
+            told.append(f"{middle:.3f} ({low:.3f}-{high:.3f})")
+        line = f"{width:>5}  {depth:>5}  {steps:>5}  {statistics.median(times):>7.2f}  {'  '.join(told)}"
+        print(f"{line}  {fastest[1] / fastest[0]:>7.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -141,26 +140,31 @@ class StepTaker:
 
     def __call__(self, module: ScalingModule, chunk: list[list[Any]]) -> None:
         """Take the steps of ``chunk`` with the module's optimizer and schedule."""
-        optimizer, scheduler = module.optimizers(), module.lr_schedulers()
-        assert isinstance(optimizer, LightningOptimizer)
+        # Not Lightning's wrapper of the optimizer: it calls hooks that nobody here overrides, a tenth of a small step.
+        optimizer, scheduler = module.optimizers(use_pl_optimizer=False), module.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+        progress = module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         is_mixed = torch.is_autocast_enabled(module.device.type)
         for micro_batches in chunk:
-            loss = torch.zeros((), device=module.device)
+            loss: Tensor | None = None
             for batch in micro_batches:
                 part = module.compute_loss(module.net, batch)
                 if len(micro_batches) > 1:
                     part = part / len(micro_batches)
                 with torch.autocast(module.device.type, enabled=False) if is_mixed else contextlib.nullcontext():
                     part.backward()  # type: ignore[no-untyped-call]
-                loss = part.detach() if len(micro_batches) == 1 else loss + part.detach()
+                loss = part.detach() if loss is None else loss + part.detach()
             norm = module.clip(optimizer, self.clip, self.algorithm)
             rate = optimizer.param_groups[0]["lr"]
+            progress.increment_ready()
             optimizer.step()
+            progress.increment_completed()
             optimizer.zero_grad()
             scheduler.step()
             if is_mixed:
                 torch.clear_autocast_cache()  # it holds the weights as they were
+            assert loss is not None  # a step has a micro-batch at least
             num_tokens = sum(module.count_tokens(batch) for batch in micro_batches)
             if self.watch(Step(loss=loss, lr=rate, num_tokens=num_tokens, gradient_norm=norm)):
                 return
