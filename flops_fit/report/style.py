@@ -86,7 +86,7 @@ def axis_label(quantity: str, unit: str) -> str:
 
 def compute_scale(C: FloatArray) -> ScalarMappable:
     """Colours for compute: viridis without its palest end, which white paper swallows."""
-    shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
+    shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.75, 256)))
     low, high = float(C.min()), float(C.max())
     return ScalarMappable(LogNorm(low, high if high > low else 1.01 * low), shades)
 
@@ -101,7 +101,7 @@ def compute_bar(ax: Axes | list[Axes], scale: ScalarMappable, label: str = "budg
 
 def size_scale(N: FloatArray) -> ScalarMappable:
     """Colours for sizes: another ramp than that of compute, so that the two are not taken for each other."""
-    shades = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
+    shades = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.75, 256)))
     low, high = float(N.min()), float(N.max())
     return ScalarMappable(LogNorm(low, high if high > low else 1.01 * low), shades)
 
