@@ -19,6 +19,9 @@ COMBINATION: Final = "combination"
 _BEATEN_BY_LUCK: Final = 1.25
 _BEATEN: Final = 2.75
 
+# A forecast is not taken to be surer than this, in logs.
+_LEAST_SPREAD: Final = 1e-6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
@@ -39,8 +42,9 @@ class Combination:
 
     Where the surface's residuals show no misfit and no other form foretold hidden budgets better, the answer is the
     surface's, its interval that of the bootstrap (and, for the loss, of leaving out budgets, where that is wider).
-    Otherwise it is the median of a mixture of all forms, each weighted by the evidence of its forecasts and widened by
-    the error that those lead one to expect. In between, quantiles are averaged.
+    Otherwise it is the median of a mixture of all forms, each weighted by the evidence of its forecasts and by its
+    precision at the compute that is asked about, and widened by the error that its forecasts lead one to expect. In
+    between, quantiles are averaged.
 
     Attributes:
         forms: The candidates, by name.
@@ -73,7 +77,7 @@ class Combination:
         return SURFACE if SURFACE in self.forms and self.doubt(answer) < 0.5 else COMBINATION
 
     def weights(self, answer: Answer) -> dict[str, float]:
-        """How much each form counts in the mixture, adding to 1; forms that cannot answer are left out."""
+        """What the hidden budgets say for each form, adding to 1; forms that cannot answer are left out."""
         able = [n for n, f in self.forms.items() if f.log_answer(answer, self.largest_budget, self.rule) is not None]
         evidence = np.array([self.scores[answer][name].log_evidence for name in able])
         share = np.exp(evidence - evidence.max(initial=-np.inf))
@@ -135,9 +139,20 @@ class Combination:
             told = self.scores[answer][name]
             error = rng.standard_t(PRIOR_BUDGETS + told.n_hidden, len(draws)) * told.form_error * distance
             values.append(draws + error)
-            shares.append(np.full(len(draws), weight / len(draws)))
+            shares.append(np.full(len(draws), weight * _precision(draws, told.form_error * distance) / len(draws)))
         q = _weighted_quantiles(np.concatenate(values), np.concatenate(shares), np.append(probabilities, 0.5))
         return Forecast(point=float(q[-1]), quantiles=q[:-1])
+
+
+def _precision(draws: FloatArray, form_error: float) -> float:
+    """Of a form's forecast, one over its variance.
+
+    Weights in proportion to it make the least error of a pool of unbiased forecasts (Bates and Granger, 1969). The
+    draws' variance is that of their middle two thirds, since resamples have far outliers.
+    """
+    fine = draws[np.isfinite(draws)]
+    low, high = np.quantile(fine, (0.16, 0.84)) if fine.size else (0.0, 0.0)
+    return float(1 / ((high - low) ** 2 / 4 + form_error**2 + _LEAST_SPREAD**2))
 
 
 def _weighted_quantiles(values: FloatArray, weights: FloatArray, probabilities: FloatArray) -> FloatArray:
