@@ -20,15 +20,20 @@ SCRIPTS = {
             "sizes=[12, 16, 24, 36, 52, 80]": "sizes=[8, 12, 16, 24]",
             "count: int = 400_000": "count: int = 40_000",
         },
-        8,
+        7,
     ),
     "hf_causal_lm": (
         {
             "compute_budgets=[1e10, 2e10, 4e10]": "compute_budgets=[2e9, 4e9]",
             "batch_size: int = 8": "batch_size: int = 2",
+            '"hidden_size": 16, "num_hidden_layers": 1': '"hidden_size": 8, "num_hidden_layers": 1',
+            '"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2': (
+                '"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1'
+            ),
+            '"hidden_size": 32, "num_hidden_layers": 2': '"hidden_size": 16, "num_hidden_layers": 1',
             '            {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3},\n': "",
         },
-        5,
+        6,
     ),
     "lightning_module": (
         {
@@ -57,12 +62,12 @@ SCRIPTS = {
             "num_sizes_per_budget=5,": "sizes=[4, 6, 8],",
             "size_multiple=8,": "",
         },
-        6,
+        5,
     ),
 }
 # The same from YAML: what the command line says otherwise.
 CONFIGS = {
-    "mlp_regressor": ({"compute_budgets": "[2e7, 6e7]", "sizes": "[8, 12, 16, 24]"}, {"count": "40000"}, 8),
+    "mlp_regressor": ({"compute_budgets": "[2e7, 6e7]", "sizes": "[8, 12, 16, 24]"}, {"count": "40000"}, 7),
     "hf_causal_lm": (
         {
             "compute_budgets": "[2e9, 4e9]",
@@ -114,7 +119,7 @@ def test_a_script_finds_an_answer(tmp_path: Path, name: str, request: pytest.Fix
     if name in ("token_bin", "gpt_tinystories"):  # a token of these is a byte
         assert all(run["bits_per_byte"] == pytest.approx(run["bits_per_token"], rel=1e-3) for run in found)
     if name == "lightning_module":
-        assert all(0.1 < run["metrics"]["val_accuracy"] < 1 for run in found)
+        assert all(0.01 < run["metrics"]["val_accuracy"] < 1 for run in found)  # of 256 bytes
         assert {run["optimizer"] for run in found} == {"RAdam"}
 
 
