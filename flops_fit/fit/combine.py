@@ -19,9 +19,6 @@ COMBINATION: Final = "combination"
 _BEATEN_BY_LUCK: Final = 1.25
 _BEATEN: Final = 2.75
 
-# A forecast is not taken to be surer than this, in logs.
-_LEAST_SPREAD: Final = 1e-6
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
@@ -139,7 +136,8 @@ class Combination:
             told = self.scores[answer][name]
             error = rng.standard_t(PRIOR_BUDGETS + told.n_hidden, len(draws)) * told.form_error * distance
             values.append(draws + error)
-            shares.append(np.full(len(draws), weight * _precision(draws, told.form_error * distance) / len(draws)))
+            precision = _precision(draws, told.form_error * max(distance, 1.0))
+            shares.append(np.full(len(draws), weight * precision / len(draws)))
         q = _weighted_quantiles(np.concatenate(values), np.concatenate(shares), np.append(probabilities, 0.5))
         return Forecast(point=float(q[-1]), quantiles=q[:-1])
 
@@ -147,12 +145,13 @@ class Combination:
 def _precision(draws: FloatArray, form_error: float) -> float:
     """Of a form's forecast, one over its variance.
 
+    The form error is that of a factor e beyond the data at least: within them a form that fits badly may be very sure.
     Weights in proportion to it make the least error of a pool of unbiased forecasts (Bates and Granger, 1969). The
     draws' variance is that of their middle two thirds, since resamples have far outliers.
     """
     fine = draws[np.isfinite(draws)]
     low, high = np.quantile(fine, (0.16, 0.84)) if fine.size else (0.0, 0.0)
-    return float(1 / ((high - low) ** 2 / 4 + form_error**2 + _LEAST_SPREAD**2))
+    return float(1 / ((high - low) ** 2 / 4 + form_error**2))
 
 
 def _weighted_quantiles(values: FloatArray, weights: FloatArray, probabilities: FloatArray) -> FloatArray:

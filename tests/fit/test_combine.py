@@ -53,6 +53,24 @@ def test_the_mixture_widens_below_the_data_and_beyond(combination):
     assert np.ptp(doubted.forecast("loss", 1e16, TAILS).quantiles) > widths[0]
 
 
+def test_a_form_that_is_not_sure_of_its_answer_hardly_moves_it(combination):
+    doubted = replace(combination, misfit_doubt=1.0)
+
+    class Vague:
+        """The tied surface's answers three times as large, each draw known to a factor of five."""
+
+        def log_answer(self, answer, C, rule):
+            draws = combination.forms["tied"].log_answer(answer, C, rule)
+            return draws + np.log(3) + np.append(0.0, np.random.default_rng(0).normal(0, 1.6, len(draws) - 1))
+
+    score = combination.scores["num_params"]["tied"]
+    scores = {name: {**told, "vague": score} for name, told in combination.scores.items()}
+    with_vague = replace(doubted, forms={**combination.forms, "vague": Vague()}, scores=scores)
+    told, before = (c.forecast("num_params", 1e22, TAILS).point for c in (with_vague, doubted))
+    assert with_vague.weights("num_params")["vague"] > 0.1
+    assert abs(told - before) < 0.03
+
+
 def test_the_loss_takes_the_wider_of_bootstrap_and_jackknife(combination):
     sure = replace(combination, misfit_doubt=0.0)
     with_both = sure.forecast("loss", 1e22, TAILS).quantiles
