@@ -177,15 +177,19 @@ def _wrong_key(entry: Entry, classes: _Classes) -> Mistake | None:
     return None
 
 
+def group_of(key: str) -> str | None:
+    """The group of a config that has this key: "sweep" for "jobs"."""
+    return next((name for name, schema in _ROOT.items() if isinstance(schema, Mapping) and key in schema), None)
+
+
 def _hint(part: str, known: Sequence[str], above: str = "", owner: Entry | None = None) -> str:
     if owner is not None and part in (_arguments_of(owner, None) or ()):
         return f"arguments stand under {above}.init_args"
     near = nearest(part, known)
     if near is not None:
         return f"did you mean {near}?"
-    elsewhere = [name for name, schema in _ROOT.items() if isinstance(schema, Mapping) and part in schema]
-    if elsewhere:
-        return f"{part} stands under {elsewhere[0]}:"
+    if elsewhere := group_of(part):
+        return f"{part} stands under {elsewhere}:"
     if len(known) <= _MOST_LISTED:
         return f"there are {', '.join(known)}" if known else "it takes none"
     return "`flops-fit fit --help-all` lists the keys"

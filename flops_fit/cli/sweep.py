@@ -208,6 +208,8 @@ def verbosity(verbose: bool) -> Iterator[None]:
 
 def _refuse_strangers(parser: Parser, rest: Sequence[str]) -> None:
     """Words that are neither options of ours nor keys of the config, nor a value of one."""
+    from flops_fit.cli.keys import group_of
+
     is_value = False
     for word in rest:
         is_option = word.startswith("-") and not word[1:2].isdigit()
@@ -216,6 +218,8 @@ def _refuse_strangers(parser: Parser, rest: Sequence[str]) -> None:
             if not is_option and Path(word).suffix in (".yaml", ".yml"):
                 raise FlopsFitError(f"{word!r} is one word too many", hint=f"write --config {word}")
             problem, hint = parser.unknown(word, also=[f"--{group}" for group in _GROUPS])
+            if group := group_of(name.partition(".")[0]):
+                hint = f"did you mean --{group}.{name}?"
             raise FlopsFitError(problem, hint=hint or f"`{parser.prog} --help` shows the options")
         is_value = is_option and "=" not in word
 
