@@ -117,6 +117,15 @@ class Slow(Net):
         return super().forward(x)
 
 
+class Slower(Net):
+    """Takes so long that a run is in its middle still when a busy machine comes to look; nobody waits for its end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            time.sleep(0.03)
+        return super().forward(x)
+
+
 class FailingAtSix(Net):
     """One of its sizes cannot be trained."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import toy
 from launching import SLOW, prepared
 
 from flops_fit.runs.directory import RunState
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def test_an_interrupt_saves_what_runs(ray_address: str, tmp_path: Path) -> None:
-    jobs = prepared(tmp_path, **SLOW | {"sizes": [10, 12], "budgets": [3e7]})
+    jobs = prepared(tmp_path, **SLOW | {"sizes": [10, 12], "budgets": [3e7], "model_cls": toy.Slower})
 
     def interrupt() -> None:
         if jobs[0].run.checkpoint.exists() and jobs[0].run.state() is RunState.RUNNING:

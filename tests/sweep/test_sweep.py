@@ -201,7 +201,7 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(toy.__file__).parent)!r}]\n"
         "from pathlib import Path\nfrom test_sweep import study\nfrom flops_fit.study import train_study\n"
         "import toy\n"
-        f"options = dict(sizes=[90, 110], launcher='local', model_cls=toy.Slow)\n"
+        f"options = dict(sizes=[90, 110], launcher='local', model_cls=toy.Slower)\n"
         f"train_study(study(Path({str(folder)!r}), [2.5e9], **options))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE)
