@@ -99,17 +99,18 @@ def _of_a_table(analysis: ScalingAnalysis, best: Prediction) -> NextRun:
 
 def _of_a_sweep(analysis: ScalingAnalysis, best: Prediction, sweep: SweepDirectory) -> NextRun:
     assert best.num_params is not None
+    wanted = best.num_params
     plan, written = sweep.plan, _written(sweep)
     group = written.get("sweep") or {}
     known = counted_sizes(sweep, analysis.n_convention)
     shapes = {e.size_param_value: e.size_arguments(plan["size_param"]) for e in sweep.experiments()}
     width = group.get("width")
     is_table = width is None and any(e.size_kwargs for e in sweep.experiments())
-    candidates = sorted(known) if is_table else sizes_near(known, best.num_params, group.get("size_multiple"))
-    size = min(candidates, key=lambda s: abs(math.log(params_at(known, s) / best.num_params)))  # type: ignore[operator]
+    candidates = sorted(known) if is_table else sizes_near(known, wanted, group.get("size_multiple"))
+    size = min(candidates, key=lambda s: abs(math.log(params_at(known, s) / wanted)))
     N = round(params_at(known, size))
     batch_tokens = int(plan["batch_size"] or 1) * int(plan.get("tokens_per_sample") or 1)
-    steps = max(1, round(analysis.rule.tokens(best.compute_budget, N) / batch_tokens))
+    steps = max(1, round(_tokens(analysis, best.compute_budget, sweep, size, N) / batch_tokens))
     result = _a_result(sweep)
     arguments = shapes.get(size) or _shaped(plan["size_param"], size, width)
     prediction = _expected(analysis, best, N, steps * batch_tokens)
@@ -142,6 +143,12 @@ def counted_sizes(sweep: SweepDirectory, n_convention: str = "num_params") -> di
         left_out = sweep.plan.get("dropped") or []
         column |= {d["size"]: d["num_params"] for d in left_out if d.get("num_params") and d["size"] not in column}
     return dict(sorted(column.items()))
+
+
+def _tokens(analysis: ScalingAnalysis, C: float, sweep: SweepDirectory, size: int, N: float) -> float:
+    """D at C FLOPs [tokens or samples]: by the model's own count, as its plan has it; by the law's where none is."""
+    counted = next((e.flops_per_token for e in sweep.experiments() if e.size_param_value == size), None)
+    return C / counted if counted else float(analysis.rule.tokens(C, N))
 
 
 def _shaped(size_param: str, size: int, width: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ SCRIPTS = {
     ),
     "lightning_module": (
         {
-            "compute_budgets=[3e9, 1e10, 3e10]": "compute_budgets=[1.5e9, 3e9]",
+            "compute_budgets=[3e9, 1e10, 3e10]": "compute_budgets=[6e9, 1.2e10]",
             "sizes=[8, 12, 16, 24, 32]": "sizes=[4, 6, 8]",
         },
         6,
@@ -119,7 +119,7 @@ def test_a_script_finds_an_answer(tmp_path: Path, name: str, request: pytest.Fix
     if name in ("token_bin", "gpt_tinystories"):  # a token of these is a byte
         assert all(run["bits_per_byte"] == pytest.approx(run["bits_per_token"], rel=1e-3) for run in found)
     if name == "lightning_module":
-        assert all(0.01 < run["metrics"]["val_accuracy"] < 1 for run in found)  # of 256 bytes
+        assert all(0.1 < run["metrics"]["val_accuracy"] < 1 for run in found)
         assert {run["optimizer"] for run in found} == {"RAdam"}
 
 

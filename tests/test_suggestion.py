@@ -209,9 +209,7 @@ def test_the_emitted_config_trains_the_one_run(
     assert code == GOOD
     (experiment,) = json.loads(out)["experiments"]
     steps = next(line.split()[2] for line in Path("next.yaml").read_text().splitlines() if line.startswith("# steps"))
-    assert experiment["num_params"] == 153
-    # The file's comment is by the law's C(N, D), the plan by the model's own count: half a step may fall either way.
-    assert abs(experiment["steps"] - int(steps.replace(",", ""))) <= 1
+    assert (experiment["num_params"], experiment["steps"]) == (153, int(steps.replace(",", "")))
     code, out, err = told(capsys, "fit", "--config", "next.yaml", "--sweep.output_dir", "one")
     assert code == GOOD, err
     assert out.startswith("loss ")

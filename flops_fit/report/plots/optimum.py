@@ -130,7 +130,20 @@ def _headline(
     ax.plot(C[onward], y[onward], color=BLUE, lw=2, ls=(0, (3, 1.5)), zorder=3, label="extrapolated")
 
 
-def _points(ax: Axes, points: pd.DataFrame, quantity: str, rim: tuple[float, float], **style: object) -> None:
+def _points(
+    ax: Axes,
+    points: pd.DataFrame,
+    quantity: str,
+    rim: tuple[float, float],
+    *,
+    fmt: str,
+    ms: float,
+    mfc: str,
+    label: str,
+    elinewidth: float = 1,
+    capsize: float = 2,
+    zorder: float = 4,
+) -> None:
     """Answers at single budgets with their intervals."""
     reach = np.zeros((2, len(points)))
     if f"{quantity}_low" in points:
@@ -140,7 +153,16 @@ def _points(ax: Axes, points: pd.DataFrame, quantity: str, rim: tuple[float, flo
         points["compute_budget"].astype(float),
         points[quantity].astype(float),
         yerr=reach,
-        **{"mec": "black", "ecolor": "black", "elinewidth": 1, "capsize": 2, "zorder": 4, "ls": ""} | style,  # type: ignore[arg-type]
+        fmt=fmt,
+        ms=ms,
+        mfc=mfc,
+        mec="black",
+        ecolor="black",
+        elinewidth=elinewidth,
+        capsize=capsize,
+        zorder=zorder,
+        ls="",
+        label=label,
     )
 
 
