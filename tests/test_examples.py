@@ -16,11 +16,11 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = {
     "mlp_regressor": (
         {
-            "compute_budgets=[3e8, 1e9, 3e9]": "compute_budgets=[2e7, 6e7]",
+            "compute_budgets=[3e8, 1e9, 3e9]": "compute_budgets=[2.2e7, 6e7]",
             "sizes=[12, 16, 24, 36, 52, 80]": "sizes=[8, 12, 16, 24]",
             "count: int = 400_000": "count: int = 40_000",
         },
-        7,
+        8,
     ),
     "hf_causal_lm": (
         {
@@ -58,16 +58,16 @@ SCRIPTS = {
     ),
     "gpt_tinystories": (
         {
-            "compute_budgets=[2e10, 6e10, 2e11, 6e11]": "compute_budgets=[1e9, 2e9]",
+            "compute_budgets=[2e10, 6e10, 2e11, 6e11]": "compute_budgets=[1.5e9, 3e9]",
             "num_sizes_per_budget=5,": "sizes=[4, 6, 8],",
             "size_multiple=8,": "",
         },
-        5,
+        6,
     ),
 }
 # The same from YAML: what the command line says otherwise.
 CONFIGS = {
-    "mlp_regressor": ({"compute_budgets": "[2e7, 6e7]", "sizes": "[8, 12, 16, 24]"}, {"count": "40000"}, 7),
+    "mlp_regressor": ({"compute_budgets": "[2.2e7, 6e7]", "sizes": "[8, 12, 16, 24]"}, {"count": "40000"}, 8),
     "hf_causal_lm": (
         {
             "compute_budgets": "[2e9, 4e9]",
