@@ -262,7 +262,8 @@ def _data(analysis: ScalingAnalysis) -> Iterator[Warning_]:
         yield Warning_("repeated_data", f"{said}; the laws are about fresh data")
     outliers = sum(e.reason.startswith("outlier") for e in analysis.excluded)
     if outliers:
-        yield Warning_("outliers", f"{outliers} runs that the others contradict are left out; see excluded")
+        which = "1 run that the others contradict is" if outliers == 1 else f"{outliers} runs that the others contradict are"
+        yield Warning_("outliers", f"{which} left out; see excluded")
 
 
 def _beliefs(analysis: ScalingAnalysis) -> Iterator[Warning_]:

@@ -98,5 +98,6 @@ def _minima(ax: Axes, lowest: pd.DataFrame) -> None:
     )
     x, y = (lowest[c].astype(float) for c in ("num_params", "loss"))
     size = 11 if len(lowest) <= MOST_IN_LEGEND else 6
-    ax.plot(x, y, "*", ms=size, mfc="white", mec="black", mew=1.0, ls="", zorder=5, label="minimum, 95 %")
+    label = "minimum, 95 %" if known.any() else "minimum"
+    ax.plot(x, y, "*", ms=size, mfc="white", mec="black", mew=1.0, ls="", zorder=5, label=label)
     ax.set_xlim(limits)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from flops_fit.laws import FloatArray
 from flops_fit.report.series import budgets_of, surface_series
@@ -38,7 +39,9 @@ def plot_surface(analysis: ScalingAnalysis, ax: Axes | None = None, *, series: p
         ax.set_xlim(N[0], N[-1])
         ax.set_ylim(D[0], D[-1])
         lines = ax.contour(N, D, L, levels=_levels(L), colors="#666666", linewidths=0.8, zorder=1)
-        ax.clabel(lines, fmt=lambda level: f"{level:.3g}", fontsize="small", inline_spacing=2)
+        losses = ax.clabel(lines, fmt=lambda level: f"{level:.3g}", fontsize="small", inline_spacing=2, zorder=5)
+        for text in losses:
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         _equal_compute(ax, analysis, N)
         budgets = budgets_of(analysis)
         scale = compute_scale(budgets if budgets.size else analysis.rows.C)
@@ -75,10 +78,12 @@ def _equal_compute(ax: Axes, analysis: ScalingAnalysis, N: FloatArray) -> None:
         D = analysis.rule.tokens(budget, N)
         label = None if i else "equal compute [FLOPs]"
         ax.plot(N, D, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=1, label=label)
-        low, high = ax.get_ylim()
-        inside = np.flatnonzero((D > low * 1.05) & (D < high / 1.05))
+        along = ax.transData.transform(np.column_stack([N, D]))
+        height = ax.transAxes.inverted().transform(along)[:, 1]
+        inside = np.flatnonzero((height > 0.15) & (height < 0.96))  # room for the label below its start and above it
         if inside.size:
             at = inside[0]
+            x, y = along[-1] - along[0]
             ax.annotate(
                 format_flops(budget, 2),
                 (N[at], D[at]),
@@ -87,7 +92,7 @@ def _equal_compute(ax: Axes, analysis: ScalingAnalysis, N: FloatArray) -> None:
                 clip_on=True,
                 fontsize="x-small",
                 color="#333333",
-                rotation=-45,
+                rotation=float(np.degrees(np.arctan2(y, x))),
                 rotation_mode="anchor",
             )
 
