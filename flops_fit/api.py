@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flops_fit.errors import DataError, FitError, FlopsFitError, PlanError, RunError
+from flops_fit.errors import FitError, FlopsFitError, PlanError, RunError
 from flops_fit.experiment import FlopsRule, SeedsAt, SweepPlan
-from flops_fit.fit import ScalingAnalysis, Warning_, analyze_runs
+from flops_fit.fit import Warning_, analyze_runs
 from flops_fit.fit.rows import Excluded
 from flops_fit.result import Result
 from flops_fit.runs.directory import SweepDirectory
@@ -91,21 +91,6 @@ def _analyze_sweep(sweep: SweepDirectory, options: dict[str, Any]) -> Result:
     analysis = dataclasses.replace(analysis, warnings=(*analysis.warnings, *carried))
     analysis.save(sweep.path)
     return Result(analysis, table=table, directory=sweep.path)
-
-
-def load(source: str | Path) -> ScalingAnalysis:
-    """A saved analysis: a sweep's directory, or an ``analysis.json``.
-
-    Raises:
-        DataError: There is none.
-    """
-    path = Path(source)
-    folder = path if path.is_dir() else path.parent
-    if not (folder / "analysis.json").is_file():
-        raise DataError(
-            f"{path} holds no analysis.json", hint=f"make one with `flops-fit analyze {path}`, which needs the runs"
-        )
-    return ScalingAnalysis.load(folder)
 
 
 def find_optimal(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from flops_fit.api import analyze, load
+from flops_fit.api import analyze
 from flops_fit.errors import FitError
 from flops_fit.fit import ScalingAnalysis, Warning_
 from flops_fit.fit.comparison import Comparison, compare_analyses
@@ -76,7 +76,7 @@ def _analysis(source: Source, options: dict[str, Any]) -> ScalingAnalysis:
     if isinstance(source, (str, Path)) and str(source) != "-":
         path = Path(source)
         if path.name == "analysis.json" or (path / "analysis.json").is_file():
-            return load(path)
+            return ScalingAnalysis.load(path)
     return analyze(source, **options).analysis
 
 

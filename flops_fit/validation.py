@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.api import load
 from flops_fit.errors import FitError, PlanError, RunError
 from flops_fit.experiment import Experiment
+from flops_fit.fit import ScalingAnalysis
 from flops_fit.plan.nearest import sizes_near
 from flops_fit.runs.directory import RunState, SweepDirectory
 from flops_fit.runs.files import read_json, write_json
@@ -114,7 +114,7 @@ def validate(
 
 def _predicted(sweep: SweepDirectory, compute: float) -> tuple[float, float, tuple[float, float] | None]:
     """Size, loss and the loss's interval at the optimum of a budget."""
-    prediction = load(sweep.path).predict(compute)
+    prediction = ScalingAnalysis.load(sweep.path).predict(compute)
     if prediction.num_params is None or prediction.loss is None:
         missing = "best size" if prediction.num_params is None else "loss"
         raise FitError(

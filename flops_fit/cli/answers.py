@@ -61,9 +61,9 @@ def predict(words: list[str]) -> int:
     )
     own = parser.parse_args(words)
     question = _question(own)
-    from flops_fit.api import load
+    from flops_fit.fit import ScalingAnalysis
 
-    analysis = load(own.source)
+    analysis = ScalingAnalysis.load(own.source)
     answer = question(analysis)
     if own.emit_config is not None:
         _emit(own, analysis, answer)

@@ -116,7 +116,7 @@ class ScalingAnalysis:
     @property
     def draws(self) -> FloatArray | None:
         """Draws of the surface's (log A, alpha, log B, beta, log E), shape (draws, 5); None without a surface."""
-        from flops_fit.fit.candidates import SURFACE, SurfaceForm
+        from flops_fit.fit.forms import SURFACE, SurfaceForm
 
         form = self.combination.forms.get(SURFACE)
         return form.theta[1:, :5] if isinstance(form, SurfaceForm) else None
@@ -178,12 +178,12 @@ class ScalingAnalysis:
         save_analysis(self, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path) -> ScalingAnalysis:
-        """Read what ``save`` wrote: it answers as before, without a refit.
+    def load(source: str | Path) -> ScalingAnalysis:
+        """Read what ``save`` wrote, given the folder or its ``analysis.json``: it answers as before, without a refit.
 
         Raises:
             DataError: The files are missing, damaged or of another schema.
         """
         from flops_fit.fit.store import load_analysis
 
-        return load_analysis(Path(folder))
+        return load_analysis(Path(source))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from flops_fit.errors import FitError
-from flops_fit.fit.candidates import SURFACE, Answer, SurfaceForm
 from flops_fit.fit.diagnostics import disagreement, prediction_warnings
+from flops_fit.fit.forms import SURFACE, Answer, SurfaceForm
 from flops_fit.fit.prediction import Prediction
 from flops_fit.laws import FloatArray
 

@@ -16,7 +16,7 @@ from flops_fit.laws import FloatArray
 if TYPE_CHECKING:
     import pandas as pd
 
-    from flops_fit.fit.candidates import Answer
+    from flops_fit.fit.forms import Answer
     from flops_fit.fit.holdout import HoldOut
     from flops_fit.fit.isoflop import IsoflopFit
     from flops_fit.fit.leave_out import LeftOut

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from flops_fit.fit.candidates import ADDITIVE, SURFACE, THROUGH_OPTIMA, Answer, Form, SurfaceForm
+from flops_fit.fit.forms import ADDITIVE, SURFACE, THROUGH_OPTIMA, Answer, Form, SurfaceForm
 from flops_fit.fit.holdout import PRIOR_BUDGETS, Score
 from flops_fit.laws import ComputeRule, FloatArray
 

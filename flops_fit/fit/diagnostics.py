@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from flops_fit.fit.candidates import ANSWERS, SURFACE, Answer
+from flops_fit.fit.forms import ANSWERS, SURFACE, Answer
 from flops_fit.fit.isoflop import BudgetStatus, ParabolaBias, parabola_bias
 from flops_fit.fit.noise import is_lacking
 from flops_fit.fit.parametric import FitStatus
@@ -260,9 +260,9 @@ def _data(analysis: ScalingAnalysis) -> Iterator[Warning_]:
         said = f"{repeated + left_out} runs repeat their data"
         said += f", {left_out} of them so often that they are left out" if left_out else ""
         yield Warning_("repeated_data", f"{said}; the laws are about fresh data")
-    outliers = sum(e.reason.startswith("outlier") for e in analysis.excluded)
-    if outliers:
-        which = "1 run that the others contradict is" if outliers == 1 else f"{outliers} runs that the others contradict are"
+    n = sum(e.reason.startswith("outlier") for e in analysis.excluded)
+    if n:
+        which = "1 run that the others contradict is" if n == 1 else f"{n} runs that the others contradict are"
         yield Warning_("outliers", f"{which} left out; see excluded")
 
 

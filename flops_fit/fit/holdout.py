@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from flops_fit.fit.candidates import Answer, Form, Optima, SurfaceForm
+from flops_fit.fit.forms import Answer, Form, SurfaceForm
 from flops_fit.fit.isoflop import IsoflopFit
+from flops_fit.fit.optima import Optima
 from flops_fit.fit.rows import Rows
 from flops_fit.laws import ComputeRule, FloatArray
 

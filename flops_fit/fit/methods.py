@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from flops_fit.errors import FitError
-from flops_fit.fit.candidates import ANSWERS, Answer, Form, fit_candidates
+from flops_fit.fit.candidates import fit_candidates
 from flops_fit.fit.combine import Combination
+from flops_fit.fit.forms import ANSWERS, Answer, Form
 from flops_fit.fit.holdout import HoldOut, HoldOutPoint, groups_of, roll, score, visible_runs
 from flops_fit.fit.isoflop import IsoflopFit, align_to_budgets, fit_isoflop
 from flops_fit.fit.misfit import Misfit, find_misfit

@@ -42,13 +42,17 @@ def save_analysis(analysis: ScalingAnalysis, folder: Path) -> None:
     _replace(folder / ANALYSIS_FILE, text.encode())
 
 
-def load_analysis(folder: Path) -> ScalingAnalysis:
-    """Read what ``save_analysis`` wrote.
+def load_analysis(source: Path) -> ScalingAnalysis:
+    """Read what ``save_analysis`` wrote, given the folder or its ``analysis.json``.
 
     Raises:
         DataError: A file is missing or damaged, or of another schema.
     """
+    folder = source if source.is_dir() else source.parent
     path = folder / ANALYSIS_FILE
+    if not path.is_file():
+        hint = f"make one with `flops-fit analyze {source}`, which needs the runs"
+        raise DataError(f"{source} holds no {ANALYSIS_FILE}", hint=hint)
     again = "make it again with `flops-fit analyze`"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -74,8 +78,8 @@ def _classes() -> dict[str, Any]:
     from flops_fit import laws
     from flops_fit.fit import (
         analysis,
-        candidates,
         combine,
+        forms,
         frontier,
         holdout,
         isoflop,
@@ -95,7 +99,7 @@ def _classes() -> dict[str, Any]:
         *(parametric.ParametricFit, parametric.FitStatus, misfit.Misfit, noise.Noise, noise.LackOfFit),
         *(isoflop.IsoflopFit, isoflop.BudgetOptimum, isoflop.BudgetStatus, powerlaw.PowerLawFit),
         *(frontier.FrontierFit, frontier.FrontierStatus),
-        *(candidates.SurfaceForm, candidates.ParabolaForm, candidates.LocalForm, local.LocalLaw),
+        *(forms.SurfaceForm, forms.ParabolaForm, forms.LocalForm, local.LocalLaw),
         leave_out.LeftOut,
         *(combine.Combination, holdout.HoldOut, holdout.HoldOutPoint, holdout.Score),
     ]

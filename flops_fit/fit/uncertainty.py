@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -142,10 +144,29 @@ def jackknife_se(estimates: ArrayLike) -> Any:
 
 def jackknife_interval(estimate: Any, estimates: ArrayLike, level: Any = 0.95) -> tuple[Any, Any]:
     """estimate -+ t standard errors, t of Student with k - 1 degrees of freedom."""
-    from scipy.special import stdtrit
-
-    half = stdtrit(len(np.asarray(estimates)) - 1, 0.5 + level / 2) * jackknife_se(estimates)
+    half = np.vectorize(student_reach)(len(np.asarray(estimates)) - 1, level) * jackknife_se(estimates)
     return estimate - half, estimate + half
+
+
+@cache
+def student_reach(degrees: int, level: float) -> float:
+    """The t between whose minus and plus Student's distribution holds ``level``.
+
+    By bisection of the closed form that it has for whole degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and
+    26.7.4): importing scipy.special for this one number would be a third of the time that `predict` takes.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2  # t = sqrt(degrees) tan(angle)
+        power, term, within = degrees % 2, math.sin(angle) * math.cos(angle) ** (degrees % 2), 0.0
+        while power <= degrees - 2:
+            within += term
+            term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+            power += 2
+        if degrees % 2:
+            within = (angle + within) * 2 / math.pi
+        low, high = (angle, high) if within < level else (low, angle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
 
 
 def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from flops_fit.fit.candidates import Answer
 from flops_fit.fit.diagnostics import COMPARED_AT
+from flops_fit.fit.forms import Answer
 from flops_fit.fit.isoflop import BudgetStatus
 from flops_fit.laws import FloatArray, ParametricLaw
 

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from sweeps import LAWS, theta_of
 from tables import sweep_table
 
-from flops_fit.fit.candidates import LocalForm, Optima, ParabolaForm, SurfaceForm, fit_candidates
+from flops_fit.fit.candidates import fit_candidates
+from flops_fit.fit.forms import LocalForm, ParabolaForm, SurfaceForm
 from flops_fit.fit.isoflop import fit_isoflop
+from flops_fit.fit.optima import Optima
 from flops_fit.fit.parametric import fit_parametric
 from flops_fit.fit.rows import select_rows
 from flops_fit.laws import SIX_ND, ComputeRule

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sweeps import LAWS, isoflop_sweep, theta_of
 
-from flops_fit.fit.candidates import SurfaceForm
+from flops_fit.fit.forms import SurfaceForm
 from flops_fit.fit.generalised import fit_generalised
 from flops_fit.fit.parametric import fit_parametric
 

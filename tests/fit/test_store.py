@@ -68,7 +68,7 @@ def test_a_loaded_analysis_predicts_without_pandas(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "analysis.json").unlink(), "no saved analysis"),
+        (lambda f: (f / "analysis.json").unlink(), "holds no analysis.json"),
         (lambda f: (f / "draws.npz").unlink(), "no saved analysis"),
         (lambda f: (f / "analysis.json").write_text((f / "analysis.json").read_text()[:1000]), "damaged"),
         (lambda f: (f / "analysis.json").write_text("[]"), "schema version"),

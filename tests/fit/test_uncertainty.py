@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import stdtrit
 from sweeps import LAWS, columns, isoflop_sweep
 
 from flops_fit.fit import uncertainty
@@ -17,6 +18,7 @@ from flops_fit.fit.uncertainty import (
     normal_draws,
     percentile_interval,
     sandwich_covariance,
+    student_reach,
 )
 from flops_fit.laws import ParametricLaw
 
@@ -113,6 +115,13 @@ def test_jackknife_leaves_one_group_out(sweep):
     for budget, theta in zip(np.unique(budgets), thetas, strict=True):
         kept = tuple(v[budgets != budget] for v in sweep)
         assert theta == pytest.approx(fit_parametric(*kept, huber_delta=fit.huber_delta).theta, rel=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 40])
+def test_the_reach_of_students_distribution_is_the_librarys(degrees):
+    levels = [0.01, 0.5, 0.8, 0.95, 0.9999]
+    expected = stdtrit(degrees, 0.5 + np.array(levels) / 2)
+    assert [student_reach(degrees, level) for level in levels] == pytest.approx(expected, rel=1e-10)
 
 
 def test_jackknife_error_of_a_mean_is_the_usual_one():
