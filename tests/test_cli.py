@@ -277,6 +277,18 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {verb} " in out
 
 
+@pytest.mark.slow
+def test_help_all_names_the_keys_that_a_sweep_may_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        told(capsys, "fit", "--help-all")
+    out = capsys.readouterr().out
+    assert ended.value.code == GOOD
+    for key in ("sweep.compute_budgets", "sweep.slurm.partition", "model", "data", "trainer.devices"):
+        assert f"  --{key} " in out
+    for refused in ("max_steps", "logger", "enable_checkpointing", "default_root_dir"):
+        assert f"--trainer.{refused}" not in out
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -22,6 +22,7 @@ from flops_fit.cli.keys import check_arguments, find_mistakes
 from flops_fit.errors import PlanError
 from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import SweepConfig
+from flops_fit.train.guard import OWNED
 from flops_fit.train.module import ScalingModule
 from flops_fit.train.recipe import ConfigRecipe
 from flops_fit.units import Count, Flops, Seconds
@@ -45,12 +46,12 @@ class SweepParser(LightningArgumentParser):
 
 
 def print_keys() -> None:
-    """Every key of model, data, trainer and sweep, as options."""
-    parser = SweepParser(usage=argparse.SUPPRESS, add_help=False)
+    """Every key of model, data, trainer and sweep that a sweep may set, as options."""
+    parser = SweepParser(usage=argparse.SUPPRESS, add_help=False, description="The config's keys, as options:")
     parser.add_class_arguments(SweepConfig, "sweep")
     parser.add_lightning_class_args(ScalingModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    parser.add_class_arguments(pl.Trainer, "trainer", skip=set(OWNED), instantiate=False)
     print("\n" + parser.format_help().strip())
 
 
