@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from flops_fit.errors import PlanError
-from flops_fit.markup import html_lines, html_table
+from flops_fit.markup import html_lines, html_table, text_table
 from flops_fit.units import format_count, format_flops
 
 if TYPE_CHECKING:
@@ -197,19 +197,36 @@ class SweepPlan:
             cells.add(cell)
         return again
 
+    def __repr__(self) -> str:
+        return f"<SweepPlan of {self._title}>"
+
+    def __str__(self) -> str:
+        """A budget a row; every run is in ``to_frame()``."""
+        return "\n".join([self._title, "", *text_table(*self._table), *(f"note: {line}" for line in self._notes)])
+
     def _repr_html_(self) -> str:
-        """A budget a row, for notebooks; every run is in ``to_frame()``."""
-        rows = []
+        """The same for notebooks."""
+        return f"<p><b>{escape(self._title)}</b></p>{html_table(*self._table)}{html_lines(self._notes)}"
+
+    @property
+    def _title(self) -> str:
+        return f"{self.model_cls_name}: {self.num_experiments} runs, {format_flops(self.total_flops)} FLOPs in all"
+
+    @property
+    def _table(self) -> tuple[list[str], list[list[object]]]:
+        rows: list[list[object]] = []
         for C in self.compute_budgets:
             runs = [e for e in self.experiments if e.compute_budget == C]
             if runs:
-                rows.append(
-                    [format_flops(C), len(runs), *_ranges(runs), format_flops(math.fsum(e.flops for e in runs))]
-                )
-        title = f"{self.model_cls_name}: {self.num_experiments} runs, {format_flops(self.total_flops)} FLOPs in all"
+                cost = format_flops(math.fsum(e.flops for e in runs))
+                rows.append([format_flops(C), len(runs), *_ranges(runs), cost])
+        return ["budget", "runs", self.size_param, "parameters", self.unit, "FLOPs"], rows
+
+    @property
+    def _notes(self) -> list[str]:
         dropped = [f"{len(self.dropped)} cells were left out; see dropped"] if self.dropped else []
-        columns = ["budget", "runs", self.size_param, "parameters", self.unit, "FLOPs"]
-        return f"<p><b>{escape(title)}</b></p>{html_table(columns, rows)}{html_lines([*self.warnings, *dropped])}"
+        probe = [f"{len(self.probe)} short runs find the learning rate first; see probe"] if self.probe else []
+        return [*self.warnings, *probe, *dropped]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per experiment."""

@@ -1,4 +1,4 @@
-"""Small pieces of HTML; every text in them is escaped."""
+"""Small pieces of HTML, in which every text is escaped, and of plain text."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def html_lines(lines: Iterable[str]) -> str:
     """A list of lines; nothing where there are none."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if items else ""
+
+
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of right-aligned columns, no wider than their cells."""
+    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]

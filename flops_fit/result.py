@@ -175,6 +175,12 @@ class Result:
         warnings = html_lines(f"{w.message} [{w.code}]" for w in self.analysis.warnings)
         return f"<p><b>{escape(answer_sentence(self.analysis))}</b></p>{shown}{warnings}"
 
+    def __str__(self) -> str:
+        """The whole answer, as ``flops-fit analyze`` prints it."""
+        from flops_fit.report.tables import answer_text
+
+        return answer_text(self.analysis)
+
     def __repr__(self) -> str:
         return f"Result({self.predict(self.analysis.largest_budget)!r})"
 

@@ -14,6 +14,7 @@ import pytest
 import flops_fit
 from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.fit import Warning_
+from flops_fit.report.tables import answer_text
 from flops_fit.result import Result
 
 EVIL = "<script>alert('1')</script>"
@@ -73,6 +74,13 @@ def test_a_plan_shows_its_budgets_and_not_every_run() -> None:
     assert "10 to 59" in html
     assert "100 runs, 5.5e+14 FLOPs in all" in html
 
+    title, _, columns, *budgets, note = str(plan).splitlines()
+    assert "100 runs, 5.5e+14 FLOPs in all" in title
+    assert note == f"note: {EVIL}"
+    assert [row.split()[:5] for row in budgets] == [[C, "50", "10", "to", "59"] for C in ("1e+12", "1e+13")]
+    assert {len(row) for row in budgets} == {len(columns)}
+    assert repr(plan) == f"<SweepPlan of {title}>"
+
 
 def test_a_prediction_shows_intervals_and_what_to_know(result: Result) -> None:
     said = result.predict(1e21)
@@ -88,6 +96,13 @@ def test_a_result_shows_its_answer_first(result: Result) -> None:
     assert "script" not in tags(html)
     assert html.startswith("<p><b>With 1e+19 FLOPs, the largest budget trained, the best model has ")
     assert html.index("<table") < html.index("[x]")
+
+
+def test_what_is_printed_is_an_answer_and_no_dump_of_arrays(result: Result) -> None:
+    assert str(result) == answer_text(result.analysis)
+    assert repr(result.analysis) == "<ScalingAnalysis of 15 runs up to 1e+19 FLOPs, answered by combination>"
+    assert repr(result).startswith("Result(")
+    assert max(map(len, (repr(result), repr(result.analysis)))) < 1000
 
 
 def test_neither_needs_torch_nor_matplotlib() -> None:

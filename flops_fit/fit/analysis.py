@@ -11,6 +11,7 @@ from flops_fit.errors import FitError
 from flops_fit.fit.prediction import Prediction, Warning_
 from flops_fit.fit.rows import Excluded, Rows
 from flops_fit.laws import ComputeRule, FloatArray
+from flops_fit.units import format_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,10 @@ class ScalingAnalysis:
     priors: Mapping[str, Any] = field(default_factory=dict)
     loss_unit: str | None = None
     data_fingerprint: str | None = None
+
+    def __repr__(self) -> str:
+        reach = f"up to {format_flops(self.largest_budget)} FLOPs"
+        return f"<ScalingAnalysis of {self.n_runs} runs {reach}, answered by {self.headline.method}>"
 
     @property
     def runs(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from flops_fit.experiment import DroppedCell, Experiment, SweepPlan
+from flops_fit.markup import text_table
 from flops_fit.units import format_bytes, format_count, format_duration, format_flops
 
 _Column = tuple[str, Sequence[str]]
@@ -21,7 +22,8 @@ def plan_table(plan: SweepPlan, runs: Sequence[_Column] = (), totals: Sequence[s
         totals: Further lines on the whole.
     """
     lines = [f"{plan.model_cls_name}: {plan.num_experiments} runs, D in {plan.unit}", ""]
-    lines += _aligned([*_columns(plan), *runs])
+    titles, cells = zip(*_columns(plan), *runs, strict=True)
+    lines += text_table(titles, zip(*cells, strict=True))
     by_budget = {C: sum(e.flops for e in plan.experiments if e.compute_budget == C) for C in plan.compute_budgets}
     lines += ["", "cost: " + ", ".join(f"{format_flops(f)} at {format_flops(C)}" for C, f in by_budget.items())]
     rule = "C = 6ND" if plan.flops_rule == "6nd" else "counted on the model"
@@ -128,13 +130,6 @@ def _columns(plan: SweepPlan) -> list[_Column]:
         ("steps", ["" if e.steps is None else str(e.steps) for e in runs]),
         ("FLOPs", [format_flops(e.flops) for e in runs]),
     ]
-
-
-def _aligned(columns: Sequence[_Column]) -> list[str]:
-    """Right-aligned columns, no wider than their cells."""
-    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
-    rows = [[title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _left_out(dropped: Sequence[DroppedCell]) -> list[str]:
