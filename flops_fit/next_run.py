@@ -64,6 +64,9 @@ class NextRun:
         document |= {"size_arguments": dict(self.size_arguments), "trained_with": dict(self.trained_with)}
         return dict(finite(document | {"caveats": list(self.caveats)}))
 
+    def __str__(self) -> str:
+        return self.to_yaml()
+
     def to_yaml(self) -> str:
         """A file to train from: what is expected and the caveats as comments, then the config."""
         import yaml

@@ -172,7 +172,7 @@ class Result:
 
         table = answer_table(self.analysis)
         shown = html_table(list(table.columns), table.to_numpy().tolist())
-        warnings = html_lines(f"{w.message} [{w.code}]" for w in self.analysis.warnings)
+        warnings = html_lines(str(w) for w in self.analysis.warnings)
         return f"<p><b>{escape(answer_sentence(self.analysis))}</b></p>{shown}{warnings}"
 
     def __str__(self) -> str:

@@ -92,7 +92,8 @@ def test_the_nearest_size_is_put_into_the_sweeps_own_config(tmp_path: Path, anal
     assert any("was not counted" in text for text in run.caveats)
     assert run.steps * 32 * 1024 == run.num_tokens == pytest.approx(1e21 / (6 * run.num_params), rel=1e-3)
     assert run.prediction.loss == pytest.approx(best.loss, rel=0.01)
-    config = yaml.safe_load(run.to_yaml())
+    assert str(run) == run.to_yaml()
+    config = yaml.safe_load(str(run))
     assert config["sweep"] == {
         "size_param": "d_model",
         "compute_budgets": [1e21],

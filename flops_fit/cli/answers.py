@@ -73,7 +73,7 @@ def predict(words: list[str]) -> int:
     if not own.json:
         for warning in answer.warnings:
             if warning not in analysis.warnings:
-                say(f"warning: {warning.message} [{warning.code}]")
+                say(f"warning: {warning}")
         if analysis.warnings:
             codes = ", ".join(dict.fromkeys(w.code for w in analysis.warnings))
             say(f"the fit itself comes with warnings, which `flops-fit analyze` prints: {codes}")

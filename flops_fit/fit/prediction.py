@@ -38,6 +38,9 @@ class Warning_:  # noqa: N801
     code: str
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
     def to_dict(self) -> dict[str, str]:
         """Plain types."""
         return {"code": self.code, "message": self.message}

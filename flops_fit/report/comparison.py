@@ -47,7 +47,7 @@ def comparison_text(comparison: Comparison) -> str:
     ranges = (
         "no budgets in common" if overlap is None else f"both trained from {' to '.join(map(format_flops, overlap))}"
     )
-    lines = [f"warning: {w.message} [{w.code}]" for w in comparison.warnings]
+    lines = [f"warning: {w}" for w in comparison.warnings]
     lines += [*([""] if lines else []), comparison.sentence, f"({ranges}; 95 % intervals)", ""]
     lines += [as_text(table), ""]
     lines.append(f"gain: compute over what {b} needs for the loss that {a} reaches with it; above 1, {b} needs less")

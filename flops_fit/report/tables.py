@@ -324,7 +324,7 @@ def answer_text(analysis: ScalingAnalysis) -> str:
         ]
     parts += [f"no {method}: {why}" for method, why in analysis.missing.items()]
     if analysis.warnings:
-        parts += ["", *(f"warning: {w.message} [{w.code}]" for w in analysis.warnings)]
+        parts += ["", *(f"warning: {w}" for w in analysis.warnings)]
     return "\n".join(parts)
 
 
