@@ -155,7 +155,9 @@ def groups_of(rows: Rows, isoflop: IsoflopFit) -> FloatArray:
     best = Optima.of(isoflop)
     if len(best.C) >= _FEWEST_BUDGETS:
         return np.where(np.isin(rows.budget, best.C), rows.budget, np.nan)
-    edges = np.quantile(rows.C, np.linspace(0, 1, _GROUPS + 1)[1:], method="higher")
+    edges = np.unique(np.quantile(rows.C, np.linspace(0, 1, _GROUPS + 1)[1:], method="higher"))
+    # Runs of one budget spend it to within a step: hiding some of them from the others foretells nothing.
+    edges = edges[np.append(edges[1:] > _ON_BUDGET * edges[:-1], True)]
     return np.asarray(edges[np.searchsorted(edges, rows.C)])
 
 

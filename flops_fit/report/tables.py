@@ -30,6 +30,8 @@ _GRAVE_HERE = ("far_extrapolation", "size_uncertain_here")
 _MOST_ROWS = 14
 _MOST_REASONS = 20
 _UNKNOWN = (math.nan, math.nan)
+# A law with as many parameters as budgets goes through all of them, and nothing says how far it is off.
+_EXACT = "no budget is to spare for its interval"
 
 
 def optimal(
@@ -200,17 +202,20 @@ def parameter_table(analysis: ScalingAnalysis) -> pd.DataFrame:
     if analysis.isoflop is not None:
         for name, fit in (("N_opt", analysis.isoflop.N_opt), ("D_opt", analysis.isoflop.D_opt)):
             if fit is not None:
-                said = rounded(float(fit.law.exponent), *analysis.ci.get(name, {}).get("exponent", _UNKNOWN))
-                r_squared = "" if fit.r_squared is None else f"R² {fit.r_squared:.4f}"
-                rows.append({"method": "parabola", "parameter": f"exponent of {name}", "value": said, "": r_squared})
+                interval = analysis.ci.get(name, {}).get("exponent")
+                said = "withheld" if interval is None else rounded(float(fit.law.exponent), *interval)
+                note = _EXACT if interval is None else f"R² {fit.r_squared:.4f}" if fit.r_squared is not None else ""
+                rows.append({"method": "parabola", "parameter": f"exponent of {name}", "value": said, "": note})
     if analysis.frontier is not None:
         intervals = analysis.ci.get("L_opt", {})
-        note = analysis.frontier.reason or str(analysis.frontier.status)
-        for name, value in (("l_inf", analysis.frontier.l_inf), ("exponent", -analysis.frontier.gamma)):
-            is_known = name != "l_inf" or str(analysis.frontier.status) == "identified"
+        status = str(analysis.frontier.status)
+        exact = "" if "exponent" in intervals or status == "gamma given" else _EXACT
+        for name, value, is_known, note in (
+            ("l_inf", analysis.frontier.l_inf, status == "identified", analysis.frontier.reason or status),
+            ("exponent", -analysis.frontier.gamma, not exact, exact),
+        ):
             said = rounded(value, *intervals.get(name, _UNKNOWN)) if is_known else "withheld"
             rows.append({"method": "frontier", "parameter": f"{name} of L_opt", "value": said, "": note})
-            note = ""
     return pd.DataFrame(rows)
 
 

@@ -78,6 +78,16 @@ def test_the_headline_errs_less_than_a_surface_of_the_wrong_form():
     assert abs(found.headline["loss"]) < abs(found.largest.errors["surface"]["loss"])
 
 
+def test_runs_of_one_budget_do_not_foretell_each_other():
+    table = sweep_table(budgets=2, sizes=5)
+    spent = table.num_params * table.num_tokens * 6
+    table["num_tokens"] *= 1 + 0.01 * np.random.default_rng(0).standard_normal(len(table))  # to within a batch
+    assert not np.allclose(table.num_params * table.num_tokens * 6, spent, rtol=1e-3)
+    found = analyze_runs(table, n_bootstrap=20)
+    assert found.holdout is None
+    assert "too_few_budgets" in [w.code for w in found.warnings]
+
+
 def test_runs_without_budgets_are_hidden_by_fifths_and_judged_by_their_losses():
     rng = np.random.default_rng(0)
     N, D = np.exp(rng.uniform(np.log(1e8), np.log(1e10), 40)), np.exp(rng.uniform(np.log(1e9), np.log(1e12), 40))

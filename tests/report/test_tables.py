@@ -79,6 +79,13 @@ def test_fits_are_listed_with_their_intervals(analysis: ScalingAnalysis) -> None
     assert "surface" in candidate_table(analysis)["candidate"].tolist()
 
 
+def test_no_exponent_is_stated_without_an_interval(sweep: Callable[..., pd.DataFrame]) -> None:
+    for budgets, parameters in (3, ("exponent of L_opt",)), (2, ("exponent of N_opt", "exponent of D_opt")):
+        table = parameter_table(analyze_runs(sweep(budgets=budgets), n_bootstrap=20)).set_index("parameter")
+        for name in parameters:
+            assert table.loc[name, ["value", ""]].tolist() == ["withheld", "no budget is to spare for its interval"]
+
+
 def test_the_text_says_everything(analysis: ScalingAnalysis) -> None:
     text = answer_text(analysis)
     assert text.startswith("29 runs at 5 budgets, 1e+17 to 1e+19 FLOPs; 1 left out")
