@@ -16,6 +16,7 @@ from flops_fit.experiment import Experiment, SweepPlan
 from flops_fit.fit import Warning_
 from flops_fit.report.tables import answer_text
 from flops_fit.result import Result
+from flops_fit.units import format_flops
 
 EVIL = "<script>alert('1')</script>"
 
@@ -88,6 +89,15 @@ def test_a_prediction_shows_intervals_and_what_to_know(result: Result) -> None:
     assert "script" not in tags(html)
     for text in ("1e+21", " to ", "withheld", "100 times the largest budget trained"):
         assert text in html
+
+
+def test_the_budget_that_an_answer_calls_for_has_its_interval(result: Result) -> None:
+    said = result.predict(loss=2.4)
+    low, high = said.ci["compute_budget"]
+    assert str(said).startswith(f"C = {format_flops(said.compute_budget)} ({format_flops(low)} to ")
+    assert f"({format_flops(low)} to {format_flops(high)})" in said._repr_html_()
+    unbounded = replace(said, ci={"compute_budget": (low, np.inf)})
+    assert f"({format_flops(low)} or more) FLOPs" in str(unbounded)
 
 
 def test_a_result_shows_its_answer_first(result: Result) -> None:

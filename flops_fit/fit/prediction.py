@@ -99,34 +99,32 @@ class Prediction:
         }
         return dict(finite(document))
 
+    def _told(self, name: str, form: Callable[[float], str]) -> str:
+        """One answer with its interval."""
+        value = getattr(self, name)
+        if value is None:
+            return "withheld"
+        if name not in self.ci:
+            return form(value)
+        low, high = self.ci[name]
+        if math.isinf(high):
+            return f"{form(value)} ({form(low)} or more)"
+        return f"{form(value)} ({form(low)} to {form(high)})"
+
     def _repr_html_(self) -> str:
         """One row, for notebooks, and what to know before using it."""
-
-        def cell(name: str, value: float | None, form: Callable[[float], str]) -> str:
-            if value is None:
-                return "withheld"
-            low, high = self.ci.get(name, (value, value))
-            return form(value) + (f" ({form(low)} to {form(high)})" if name in self.ci else "")
-
         columns = ["compute [FLOPs]", "parameters", self.unit, f"{self.unit} per parameter", "loss"]
         row = [
-            format_flops(self.compute_budget),
-            cell("num_params", self.num_params, format_count),
-            cell("num_tokens", self.num_tokens, format_count),
-            cell("tokens_per_param", self.tokens_per_param, lambda v: f"{v:.3g}"),
-            cell("loss", self.loss, lambda v: f"{v:.4g}"),
+            self._told("compute_budget", format_flops),
+            self._told("num_params", format_count),
+            self._told("num_tokens", format_count),
+            self._told("tokens_per_param", lambda v: f"{v:.3g}"),
+            self._told("loss", lambda v: f"{v:.4g}"),
         ]
         beyond = [f"{self.extrapolation:.3g} times the largest budget trained"] if self.extrapolation > 1.01 else []
         return html_table(columns, [row]) + html_lines([*beyond, *(w.message for w in self.warnings)])
 
     def __str__(self) -> str:
-        def said(name: str, value: float | None, form: Any) -> str:
-            if value is None:
-                return f"{name} withheld"
-            low, high = self.ci.get(name, (value, value))
-            interval = f" ({form(low)} to {form(high)})" if name in self.ci else ""
-            return f"{name} {form(value)}{interval}"
-
-        parts = [said("num_params", self.num_params, format_count), said("num_tokens", self.num_tokens, format_count)]
-        parts.append(said("loss", self.loss, lambda v: f"{v:.4g}"))
-        return f"C = {format_flops(self.compute_budget)} FLOPs: " + ", ".join(parts)
+        parts = [f"{name} {self._told(name, format_count)}" for name in ("num_params", "num_tokens")]
+        parts.append(f"loss {self._told('loss', lambda v: f'{v:.4g}')}")
+        return f"C = {self._told('compute_budget', format_flops)} FLOPs: " + ", ".join(parts)
