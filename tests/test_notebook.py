@@ -92,7 +92,7 @@ def test_a_prediction_shows_intervals_and_what_to_know(result: Result) -> None:
 
 
 def test_the_budget_that_an_answer_calls_for_has_its_interval(result: Result) -> None:
-    said = result.predict(loss=2.4)
+    said = result.predict(params=2e9)
     low, high = said.ci["compute_budget"]
     assert str(said).startswith(f"C = {format_flops(said.compute_budget)} ({format_flops(low)} to ")
     assert f"({format_flops(low)} to {format_flops(high)})" in said._repr_html_()
