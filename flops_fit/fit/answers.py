@@ -24,6 +24,7 @@ FAR: Final = 100.0
 
 # How far beyond and below the data an inverse question is looked for [factor].
 _REACH: Final = 1e12
+_STEP: Final = float(np.log(3.0))
 
 
 def for_compute(analysis: ScalingAnalysis, compute_budget: float, level: float) -> Prediction:
@@ -80,16 +81,17 @@ def for_target(analysis: ScalingAnalysis, answer: str, target: float, level: flo
 
     goal = -wanted if answer == "loss" else wanted
     middle = np.log(analysis.largest_budget)
-    # Where an answer's high end meets the target is the low end of the budget's interval.
-    low, found, high = (
-        _solve(told, which, goal, middle - np.log(_REACH), middle + np.log(_REACH)) for which in (2, 1, 0)
-    )
+    found = _solve(lambda log_C: float(told(log_C)[1]), goal, middle - np.log(_REACH), middle + np.log(_REACH))
     if not np.isfinite(found):
         raise FitError(
             f"{answer} = {target:g} is the optimum of no budget within a factor {_REACH:.0e} of the data",
             hint="a loss below the irreducible one cannot be bought" if answer == "loss" else None,
         )
     prediction = for_compute(analysis, float(np.exp(found)), level)
+    # Where an answer's high end meets the target is the low end of the budget's interval. Far away an end may turn
+    # back, as an interval widens faster than its middle moves: the first meeting counts.
+    low = _first_meeting(lambda log_C: goal - float(told(log_C)[2]), found, -_STEP)
+    high = _first_meeting(lambda log_C: float(told(log_C)[0]) - goal, found, _STEP)
     ends = np.exp([low, high])
     ci = prediction.ci | {"compute_budget": (float(ends[0]), float(ends[1]))}
     ci.pop(answer, None)
@@ -164,13 +166,28 @@ def _positive(name: str, value: float) -> float:
     return number
 
 
-def _solve(rising: Callable[[float], FloatArray], which: int, target: float, low: float, high: float) -> float:
-    """Where one of several rising functions meets a target; minus or plus infinity where it lies beyond an end."""
-    if rising(low)[which] > target:
+def _solve(rising: Callable[[float], float], target: float, low: float, high: float) -> float:
+    """Where a rising function meets a target; minus or plus infinity where it lies beyond an end."""
+    if rising(low) > target:
         return -np.inf
-    if rising(high)[which] < target:
+    if rising(high) < target:
         return np.inf
     while high - low > 1e-7:
         middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle)[which] < target else (low, middle)
+        low, high = (middle, high) if rising(middle) < target else (low, middle)
     return (low + high) / 2
+
+
+def _first_meeting(ahead: Callable[[float], float], start: float, step: float) -> float:
+    """Where a function first turns from negative on the way from ``start``; infinite where it does not within reach."""
+    if ahead(start) >= 0:
+        return start
+    near, far = start, start + step
+    while abs(far - start) <= np.log(_REACH):
+        if ahead(far) >= 0:
+            while abs(far - near) > 1e-7:
+                middle = (near + far) / 2
+                near, far = (near, middle) if ahead(middle) >= 0 else (middle, far)
+            return far
+        near, far = far, far + step
+    return float(np.copysign(np.inf, step))

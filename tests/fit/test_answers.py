@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sweeps import LAWS
-from tables import sweep_table
+from tables import generalised, sweep_table
 
 from flops_fit.errors import FitError
 from flops_fit.fit import analyze_runs
@@ -27,6 +27,17 @@ def test_a_question_turned_round_leads_back(analysis, C):
         assert back.loss == pytest.approx(told.loss, rel=1e-4)
         low, high = back.ci["compute_budget"]
         assert low < C < high
+
+
+def test_a_budget_is_enough_where_the_interval_first_lies_below_the_loss():
+    # The forms part so far beyond the data that their interval widens faster than the loss falls.
+    found = analyze_runs(sweep_table(truth=generalised, budgets=4, sizes=5), n_bootstrap=100)
+    wanted = found.predict(1e21).loss
+    low, high = found.predict(loss=wanted).ci["compute_budget"]
+    assert low < 1e21 < high < np.inf
+    assert found.predict(high).ci["loss"][1] == pytest.approx(wanted, rel=1e-5)
+    assert found.predict(low).ci["loss"][0] == pytest.approx(wanted, rel=1e-5)
+    assert found.predict(1e6 * high).ci["loss"][1] > wanted
 
 
 def test_what_was_given_has_no_interval_and_the_rest_obeys_the_rule(analysis):
