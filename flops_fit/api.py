@@ -17,7 +17,7 @@ from flops_fit.runs.directory import SweepDirectory
 from flops_fit.shapes import shapes_of
 from flops_fit.sweep.config import LauncherName, PlanName, RayOptions, SlurmOptions, SweepConfig, options_from
 from flops_fit.sweep.ranks import is_extra_rank
-from flops_fit.units import Count, Flops, Seconds
+from flops_fit.units import Count, Seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,6 +211,7 @@ def find_optimal(
     """
     from flops_fit.plan.count import constructor
     from flops_fit.plan.designed import design_sweep
+    from flops_fit.plan.grid import compute_of
     from flops_fit.plan.planner import plan_sweep
     from flops_fit.probe import find_rates
     from flops_fit.rounds import check_kept, conduct
@@ -225,8 +226,9 @@ def find_optimal(
             "find_optimal was called while another process imported this script to find its classes",
             hint="put the call under `if __name__ == '__main__':`",
         )
-    budgets = None if compute_budgets is None else [_flops(b) for b in compute_budgets]
-    target, most = (None if v is None else _flops(v) for v in (target_compute, max_flops))
+    budgets = None if compute_budgets is None else [compute_of("compute_budgets", b) for b in compute_budgets]
+    target = None if target_compute is None else compute_of("target_compute", target_compute)
+    most = None if max_flops is None else compute_of("max_flops", max_flops)
     if loss_fn is not None:
         check_loss(loss_fn)
     module_cls = module_cls or module_class(model_cls, loss_fn)
@@ -352,13 +354,6 @@ class _ProgressLog:
             self._tenths = tenths
             completed = sum(n for state, n in progress.counts.items() if state.value == "completed")
             logger.info("%d of %d runs, %d %% of the compute", completed, progress.total_runs, 10 * tenths)
-
-
-def _flops(value: float | str) -> Flops:
-    try:
-        return Flops(value)
-    except ValueError as error:
-        raise PlanError(f"compute budget {error}") from None
 
 
 def _explained(error: FitError, study: Study, outcome: Progress) -> FlopsFitError:

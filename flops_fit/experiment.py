@@ -224,7 +224,8 @@ class SweepPlan:
 
     @property
     def _notes(self) -> list[str]:
-        dropped = [f"{len(self.dropped)} cells were left out; see dropped"] if self.dropped else []
+        cells = "1 cell was" if len(self.dropped) == 1 else f"{len(self.dropped)} cells were"
+        dropped = [f"{cells} left out; see dropped"] if self.dropped else []
         probe = [f"{len(self.probe)} short runs find the learning rate first; see probe"] if self.probe else []
         return [*self.warnings, *probe, *dropped]
 

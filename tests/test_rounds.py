@@ -192,7 +192,7 @@ def test_an_outline_tells_the_error_to_expect_beside_the_usual_grid(tmp_path: Pa
 
 
 def test_a_plan_alone_needs_no_data() -> None:
-    plan = design_sweep(toy.Net, "width", target_compute=1e15, max_flops=2e14, sizes=range(4, 4000, 4))
+    plan = design_sweep(toy.Net, "width", target_compute="1 PFLOP", max_flops="200 TFLOP", sizes=range(4, 4000, 4))
     assert plan.design is not None
     assert plan.total_flops <= 2e14 * 1.01
     assert max(e.compute_budget for e in plan.experiments) == pytest.approx(1e13)

@@ -28,6 +28,7 @@ from flops_fit.plan.grid import (
     MANY_EPOCHS,
     MAX_TOKENS_PER_PARAM,
     MIN_TOKENS_PER_PARAM,
+    compute_of,
     log_spaced,
 )
 from flops_fit.plan.planner import Planner, planner_of
@@ -309,10 +310,10 @@ def design_sweep(
     size_param: str,
     model_kwargs: dict[str, Any] | None = None,
     *,
-    target_compute: float,
+    target_compute: float | str,
     target_error: float | None = None,
-    max_flops: float | None = None,
-    compute_budgets: Iterable[float] | None = None,
+    max_flops: float | str | None = None,
+    compute_budgets: Iterable[float | str] | None = None,
     noise: float = Noise().sigma,
     min_size: int | None = None,
     max_size: int | None = None,
@@ -338,7 +339,7 @@ def design_sweep(
         model_cls: Class or factory function of an ``nn.Module`` with ``num_params() -> int``.
         size_param: The constructor's argument that sets the size.
         model_kwargs: Its other arguments.
-        target_compute: Where the answer is wanted [FLOPs].
+        target_compute: Where the answer is wanted, such as 1e21 or "10 PF-days" [FLOPs].
         target_error: Largest expected root mean square error of ln N_opt there; 0.1 where ``max_flops`` is not given.
         max_flops: Most that all runs may cost [FLOPs].
         compute_budgets: Of the runs; three decades below a hundredth of the target when not given [FLOPs].
@@ -360,7 +361,12 @@ def design_sweep(
     Raises:
         PlanError: The model breaks its contract, the target is not beyond the budgets, or the error cannot be had.
     """
-    question = Question(target_compute=target_compute, target_error=target_error, max_flops=max_flops, noise=noise)
+    question = Question(
+        target_compute=compute_of("target_compute", target_compute),
+        target_error=target_error,
+        max_flops=None if max_flops is None else compute_of("max_flops", max_flops),
+        noise=noise,
+    )
     planner = planner_of(
         model_cls,
         size_param,

@@ -13,7 +13,7 @@ import numpy as np
 
 from flops_fit.errors import PlanError
 from flops_fit.experiment import SeedsAt
-from flops_fit.units import format_flops
+from flops_fit.units import Flops, format_flops
 
 # Hoffmann et al. 2022 (arXiv:2203.15556) found about 20 tokens per parameter; with C = 6ND that is N = sqrt(C / 120).
 EXPECTED_TOKENS_PER_PARAM = 20.0
@@ -32,22 +32,35 @@ MIN_TOKENS_PER_PARAM, MAX_TOKENS_PER_PARAM = 0.1, 1000.0
 MAX_BATCH_TOKENS = 2**19
 
 
-def checked_budgets(budgets: Iterable[float]) -> list[float]:
+def compute_of(name: str, value: float | str) -> Flops:
+    """An amount of compute, as a number or as text such as "10 PF-days" [FLOPs].
+
+    Raises:
+        PlanError: The text is none; the message begins with the name.
+    """
+    try:
+        return Flops(value)
+    except ValueError as error:
+        raise PlanError(f"{name}: {error}") from None
+
+
+def checked_budgets(budgets: Iterable[float | str]) -> list[float]:
     """Budgets, ascending; those that agree to six digits, which is what a run's name holds, are one.
 
     Raises:
-        PlanError: None, or one that is not a positive finite number.
+        PlanError: None, or one that is not a positive finite amount of compute.
     """
+    told: list[float] = []
     bad: list[object] = [budgets]  # one number or text alone is no list
     if not isinstance(budgets, (str, Real)):
-        budgets = list(budgets)
-        bad = [b for b in budgets if isinstance(b, bool) or not isinstance(b, Real) or not 0 < float(b) < math.inf]
-    if bad or not budgets:
+        told = [compute_of("compute_budgets", b) if isinstance(b, str) else b for b in budgets]
+        bad = [b for b in told if isinstance(b, bool) or not isinstance(b, Real) or not 0 < float(b) < math.inf]
+    if bad or not told:
         raise PlanError(
             f"compute budgets must be a list of positive numbers of FLOPs; got {', '.join(map(repr, bad)) or 'none'}",
             hint="write for example compute_budgets=[1e17, 3e17, 1e18]",
         )
-    return sorted({format_flops(b, 6): float(b) for b in budgets}.values())
+    return sorted({format_flops(b, 6): float(b) for b in told}.values())
 
 
 def repeated_budgets(budgets: Sequence[float], seeds_at: SeedsAt) -> list[float]:

@@ -210,7 +210,7 @@ def plan_sweep(
     model_cls: Callable[..., nn.Module],
     size_param: str,
     model_kwargs: dict[str, Any] | None = None,
-    compute_budgets: Iterable[float] = (),
+    compute_budgets: Iterable[float | str] = (),
     *,
     num_sizes_per_budget: int = 7,
     min_size: int | None = None,
@@ -234,7 +234,7 @@ def plan_sweep(
         model_cls: Class or factory function of an ``nn.Module`` with ``num_params() -> int``.
         size_param: The constructor's argument that sets the size.
         model_kwargs: Its other arguments.
-        compute_budgets: Training compute of each IsoFLOP group [FLOPs].
+        compute_budgets: Training compute of each IsoFLOP group, such as 1e18 or "10 PF-days" [FLOPs].
         num_sizes_per_budget: Sizes at each budget.
         min_size: Smallest size; found when not given.
         max_size: Largest size; found when not given.
@@ -284,7 +284,7 @@ def planner_of(
     model_cls: Callable[..., nn.Module],
     size_param: str,
     model_kwargs: dict[str, Any] | None,
-    compute_budgets: Iterable[float],
+    compute_budgets: Iterable[float | str],
     *,
     num_sizes_per_budget: int,
     min_size: int | None,
@@ -333,7 +333,7 @@ def planner_of(
 
 def make_planner(
     build: Build,
-    compute_budgets: Iterable[float],
+    compute_budgets: Iterable[float | str],
     *,
     choice: SizeChoice,
     shapes: Shapes,

@@ -32,13 +32,12 @@ from flops_fit.plan.grid import (
         ([-1e18], "-1e+18"),
         ([math.nan], "nan"),
         ([math.inf], "inf"),
-        (["1e18"], "'1e18'"),
         ([True], "True"),
         ([None], "None"),
         ([], "none"),
         (1e18, "1e+18"),
         ("1e18", "'1e18'"),
-        ([0, 1e18, -2.5, "x"], "0, -2.5, 'x'"),
+        ([0, "1e18", -2.5, "-3e18"], "0, -2.5, -3e+18"),
     ],
 )
 def test_budgets_that_are_no_positive_numbers_are_refused_all_at_once(budgets: list[float], shown: str) -> None:
@@ -48,8 +47,14 @@ def test_budgets_that_are_no_positive_numbers_are_refused_all_at_once(budgets: l
     assert "compute_budgets=[1e17, 3e17, 1e18]" in str(caught.value)
 
 
+def test_text_that_is_no_amount_of_compute_says_so() -> None:
+    with pytest.raises(PlanError, match="compute_budgets: 'x' is not an amount of compute"):
+        checked_budgets([1e18, "x"])
+
+
 def test_budgets_are_ascending_and_distinct() -> None:
     assert checked_budgets([3e18, 1e18, 3e18]) == [1e18, 3e18]
+    assert checked_budgets(["1 PF-days", 1e18]) == [1e18, 8.64e19]
     assert checked_budgets(np.array([10**18, 3 * 10**18])) == [1e18, 3e18]
     assert checked_budgets(np.logspace(17, 19, 3)) == pytest.approx([1e17, 1e18, 1e19])
     assert checked_budgets(b for b in (2e18, 1e18)) == [1e18, 2e18]

@@ -171,7 +171,7 @@ def test_where_seeds_go_is_one_of_two_words() -> None:
 # What is left out ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", ["1e18", 0, -1e18, math.nan])
+@pytest.mark.parametrize("budget", ["-1e18", 0, -1e18, math.nan])
 def test_budgets_are_refused_before_anything_is_built(budget: Any) -> None:
     with pytest.raises(PlanError, match="compute budgets must be a list of positive numbers of FLOPs"):
         plan([1e18, budget])
