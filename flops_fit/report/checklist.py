@@ -7,13 +7,13 @@ arXiv:2502.18969: the form of the law, how the models were trained, what was col
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from flops_fit.report.left_out import reasons
 from flops_fit.report.provenance import ASK, evaluated, loss_unit, origin, trained
 from flops_fit.report.recorded import Recorded
 from flops_fit.report.series import budgets_of, residual_series
@@ -101,13 +101,8 @@ def _points(analysis: ScalingAnalysis, recorded: Recorded) -> dict[str, str]:
         "evaluation set": evaluated(recorded),
         "columns of the table": ", ".join(f"{ours} = {theirs}" for ours, theirs in recorded.mapping.items()),
         "assumed in reading it": "; ".join(recorded.notes),
-        "runs left out": _left_out(analysis),
+        "runs left out": "; ".join(f"{len(r.runs)} x {r.said}" for r in reasons(analysis)) or "none",
     }
-
-
-def _left_out(analysis: ScalingAnalysis) -> str:
-    counts = Counter(e.reason for e in analysis.excluded)
-    return "; ".join(f"{n} x {reason}" for reason, n in counts.most_common()) or "none"
 
 
 def _fitting(analysis: ScalingAnalysis) -> dict[str, str]:

@@ -11,11 +11,12 @@ import pandas as pd
 
 from flops_fit.errors import DataError
 from flops_fit.report.html import render_page
+from flops_fit.report.left_out import excluded_table
 from flops_fit.report.markdown import render_markdown
 from flops_fit.report.plots.gallery import Sheet, panels, sheets
 from flops_fit.report.recorded import Recorded
 from flops_fit.report.rendering import inline_svg, lay_out, pdf, png
-from flops_fit.report.tables import excluded_table, optimal
+from flops_fit.report.tables import optimal
 
 if TYPE_CHECKING:
     from flops_fit.fit import ScalingAnalysis

@@ -11,6 +11,7 @@ import pandas as pd
 
 from flops_fit.markup import html_table
 from flops_fit.report.checklist import ASK, checklist
+from flops_fit.report.left_out import left_out_table
 from flops_fit.report.plots.gallery import Sheet
 from flops_fit.report.recorded import Recorded
 from flops_fit.report.tables import (
@@ -21,7 +22,6 @@ from flops_fit.report.tables import (
     data_line,
     holdout_line,
     isoflop_table,
-    left_out_table,
     parameter_table,
     warnings_first,
 )

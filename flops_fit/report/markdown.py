@@ -9,6 +9,7 @@ import pandas as pd
 
 from flops_fit.report.checklist import checklist
 from flops_fit.report.html import capitalised, title_of
+from flops_fit.report.left_out import left_out_table
 from flops_fit.report.recorded import Recorded
 from flops_fit.report.tables import (
     CANDIDATES_SAY,
@@ -18,7 +19,6 @@ from flops_fit.report.tables import (
     data_line,
     holdout_line,
     isoflop_table,
-    left_out_table,
     parameter_table,
     warnings_first,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from flops_fit.fit.diagnostics import GRAVE
 from flops_fit.fit.isoflop import BudgetStatus
 from flops_fit.fit.noise import is_lacking
 from flops_fit.fit.prediction import Warning_
+from flops_fit.report.left_out import reasons
 from flops_fit.report.series import FORETOLD, HEADLINE, answers, budgets_of, holdout_series
 from flops_fit.units import format_count, format_flops
 
@@ -28,7 +28,6 @@ CANDIDATES_SAY = (
 # Of one answer, what makes it worthless by itself.
 _GRAVE_HERE = ("far_extrapolation", "size_uncertain_here")
 _MOST_ROWS = 14
-_MOST_REASONS = 20
 _UNKNOWN = (math.nan, math.nan)
 # A law with as many parameters as budgets goes through all of them, and nothing says how far it is off.
 _EXACT = "no budget is to spare for its interval"
@@ -269,23 +268,6 @@ def noise_line(analysis: ScalingAnalysis) -> str | None:
     return f"{told}; the surface misses cells by {verdict} than that (F = {lack.statistic:.2g}, p = {lack.p_value:.2g})"
 
 
-def excluded_table(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """Runs that were not fitted, and why."""
-    return pd.DataFrame([{"run": e.run_id, "reason": e.reason} for e in analysis.excluded])
-
-
-def left_out_table(analysis: ScalingAnalysis) -> pd.DataFrame:
-    """``excluded_table`` for the eye: of many runs with one reason the first, and how many there are."""
-    counts = Counter(e.reason for e in analysis.excluded)
-    rows = [
-        {"runs": str(n), "the first": _first(analysis, reason), "reason": reason} for reason, n in counts.most_common()
-    ]
-    shown = rows[:_MOST_REASONS]
-    if others := sum(int(row["runs"]) for row in rows[_MOST_REASONS:]):
-        shown.append({"runs": str(others), "the first": "", "reason": "other reasons: see left_out.csv"})
-    return pd.DataFrame(shown)
-
-
 def as_text(table: pd.DataFrame) -> str:
     """A table for the terminal; text left, so that intervals stand under each other."""
     if table.empty:
@@ -322,16 +304,8 @@ def answer_text(analysis: ScalingAnalysis) -> str:
         parts += ["", as_text(budgets[~thin])]
         parts += [f"{thin.sum()} more budgets have too few sizes for a minimum"] if thin.any() else []
     if analysis.excluded:
-        parts += ["", "left out:"]
-        counts = Counter(e.reason for e in analysis.excluded)
-        parts += [
-            f"  {n} x {reason}" if n > 1 else f"  {_first(analysis, reason)}: {reason}" for reason, n in counts.items()
-        ]
+        parts += ["", "left out:", *(f"  {reason}" for reason in reasons(analysis))]
     parts += [f"no {method}: {why}" for method, why in analysis.missing.items()]
     if analysis.warnings:
         parts += ["", *(f"warning: {w}" for w in analysis.warnings)]
     return "\n".join(parts)
-
-
-def _first(analysis: ScalingAnalysis, reason: str) -> str:
-    return next(e.run_id for e in analysis.excluded if e.reason == reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -9,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flops_fit.fit import ScalingAnalysis, analyze_runs
+from flops_fit.fit import Excluded, ScalingAnalysis, analyze_runs
+from flops_fit.report.left_out import excluded_table, left_out_table, reasons
 from flops_fit.report.tables import (
     answer_table,
     answer_text,
     as_text,
     candidate_table,
     counted,
-    excluded_table,
     isoflop_table,
     optimal,
     parameter_table,
@@ -95,6 +96,24 @@ def test_the_text_says_everything(analysis: ScalingAnalysis) -> None:
     for warning in analysis.warnings:
         assert warning.message in text
     assert excluded_table(analysis)["reason"].tolist() == ["diverged"]
+
+
+def test_runs_left_out_for_one_reason_are_told_together(analysis: ScalingAnalysis) -> None:
+    repeated = [("a1", "4.05"), ("b", "9e+03"), ("c", "44"), ("d", "5")]
+    excluded = [Excluded(run, f"repeats its data {n} times, 3.2M tokens") for run, n in repeated]
+    excluded += [Excluded("e", "not final: its state is 'v2 7'"), Excluded("f", "not final: its state is 'v2 8'")]
+    told = [str(reason) for reason in reasons(dataclasses.replace(analysis, excluded=tuple(excluded)))]
+    assert told == [
+        "a1, b, c and 1 more: repeats its data 4.05 to 9e+03 times, 3.2M tokens",
+        "e, f: not final: its state is 'v2 7 to 8'",
+    ]
+
+
+def test_of_many_reasons_the_first_are_shown_and_no_run_is_lost(analysis: ScalingAnalysis) -> None:
+    excluded = tuple(Excluded(f"run{i}", f"state {chr(97 + i)}") for i in range(24))
+    table = left_out_table(dataclasses.replace(analysis, excluded=excluded))
+    assert table["runs"].astype(int).sum() == 24
+    assert table["reason"].iloc[-1] == "other reasons: see left_out.csv"
 
 
 def test_columns_stand_under_each_other(analysis: ScalingAnalysis) -> None:
