@@ -71,9 +71,12 @@ def analyze(
 
 def analyze_table(table: Table, **options: Any) -> Result:
     """Fit the laws to a table that was read; rows the reader left out are among the analysis's ``excluded``."""
+    from flops_fit.fit.mixed import mixed_runs
+
     analysis = analyze_runs(table.frame, **options)
     left_out = [Excluded(run, reason) for run, reason in table.dropped]
-    analysis = dataclasses.replace(analysis, excluded=(*analysis.excluded, *left_out))
+    warnings = (*analysis.warnings, *mixed_runs(analysis, table.further(analysis.rows.run_id)))
+    analysis = dataclasses.replace(analysis, excluded=(*analysis.excluded, *left_out), warnings=warnings)
     return Result(analysis, mapping=table.mapping, notes=tuple(table.notes), table=table.frame)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import DataError
-from flops_fit.runs.columns import listed, nearest, squeeze
+from flops_fit.runs.columns import ALIASES, listed, nearest, squeeze
 from flops_fit.units import format_count
 
 MIN_RUNS = 5
@@ -42,6 +42,11 @@ class Table:
             return []
         columns = (self.left_out[c] for c in ("run_id", "place", "reason"))
         return [(run, f"{place}: {reason}") for run, place, reason in zip(*columns, strict=True)]
+
+    def further(self, run_ids: Iterable[str]) -> dict[str, list[Any]]:
+        """What the source says of some runs besides what was taken, by column."""
+        some = self.frame.set_index("run_id").loc[list(run_ids)]
+        return {str(name): column.tolist() for name, column in some.items() if name not in ALIASES}
 
     def split(self, column: str) -> dict[str, Table]:
         """One table per value of a column, in order of appearance.
