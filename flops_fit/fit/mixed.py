@@ -86,10 +86,11 @@ def find_kinds(log_N: FloatArray, residuals: FloatArray, columns: Mapping[str, S
 def _kinds(column: str, values: Sequence[Any], log_N: FloatArray, residuals: FloatArray) -> Kinds | None:
     from scipy.special import fdtri
 
-    labels = np.array([str(value) for value in values])
-    names, counts = np.unique(labels, return_counts=True)
-    if not 2 <= len(names) <= _MOST_KINDS:
+    texts = [str(value) for value in values]
+    if not 2 <= len(set(texts)) <= _MOST_KINDS:
         return None
+    labels = np.array(texts)
+    names, counts = np.unique(labels, return_counts=True)
     reach = _OVERLAP * np.ptp(log_N)
     runs = {name: labels == name for name in names[counts >= _FEWEST_RUNS]}
     kept = [
