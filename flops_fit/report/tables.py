@@ -155,7 +155,8 @@ def _with_interval(value: float, low: float, high: float, form: Callable[[float,
     digits = 2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(half))
     digits = min(max(digits, 2), 8)
     # To the same place as the value, but an end that is far larger needs no more digits than three.
-    places = (digits + math.floor(math.log10(abs(v) / abs(value)) + 0.5) if v else 2 for v in (low, high))
+    magnitudes = (math.log10(abs(v)) - math.log10(abs(value)) if v else -math.inf for v in (low, high))
+    places = (digits + math.floor(max(m, -digits) + 0.5) for m in magnitudes)
     ends = (form(v, min(max(2, n), max(digits, 3))) for v, n in zip((low, high), places, strict=True))
     return f"{form(value, digits)} ({' to '.join(ends)})"
 

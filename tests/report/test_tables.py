@@ -48,6 +48,12 @@ def test_any_size_of_number_can_be_written(value: float) -> None:
     assert rounded(value, 0.0, value)
 
 
+@pytest.mark.parametrize(("value", "low", "high"), [(1e200, 1e-200, 1e201), (1e-200, 0.0, 1e200), (1.0, 5e-324, 1e300)])
+def test_an_end_may_be_any_number_of_decades_away(value: float, low: float, high: float) -> None:
+    for form in (rounded, counted):
+        assert " to " in form(value, low, high)
+
+
 def test_the_answer_table_has_the_budgets_and_two_decades_beyond(analysis: ScalingAnalysis) -> None:
     table = answer_table(analysis)
     assert len(table) == 7
