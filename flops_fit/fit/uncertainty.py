@@ -144,7 +144,7 @@ def jackknife_se(estimates: ArrayLike) -> Any:
 
 def jackknife_interval(estimate: Any, estimates: ArrayLike, level: Any = 0.95) -> tuple[Any, Any]:
     """estimate -+ t standard errors, t of Student with k - 1 degrees of freedom."""
-    half = np.vectorize(student_reach)(len(np.asarray(estimates)) - 1, level) * jackknife_se(estimates)
+    half = np.vectorize(student_reach, otypes=[float])(len(np.asarray(estimates)) - 1, level) * jackknife_se(estimates)
     return estimate - half, estimate + half
 
 

@@ -132,6 +132,11 @@ def test_jackknife_error_of_a_mean_is_the_usual_one():
     for column in (0, 1):
         expected = stats.ttest_1samp(values[:, column], 0).confidence_interval(0.9)
         assert (low[column], high[column]) == pytest.approx((expected.low, expected.high))
+    levels = np.array([0.8, 0.95])
+    lows, highs = jackknife_interval(1.0, [0.9, 1.0, 1.1], levels)
+    for level, a, b in zip(levels, lows, highs, strict=True):
+        assert (a, b) == pytest.approx(jackknife_interval(1.0, [0.9, 1.0, 1.1], level))
+    assert jackknife_interval(1.0, [0.9, 1.1], np.array([]))[0].size == 0
 
 
 def test_percentile_interval():
